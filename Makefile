@@ -1,0 +1,43 @@
+# make demo | test | lint | cuda | clean. Everything lives in .venv and build/, and is quick when run again.
+PYTHON ?= python3
+BIN := .venv/bin
+SOURCES := $(shell find csrc -type f) CMakeLists.txt setup.py
+
+.PHONY: demo test lint cuda clean
+.DELETE_ON_ERROR:
+
+demo: .venv/plot.stamp .venv/build.stamp
+	$(BIN)/python examples/demo.py $(if $(IN),--input $(IN))
+
+test: .venv/test.stamp .venv/build.stamp
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: .venv/test.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format --dry-run -Werror
+
+# Compiles every CUDA file for all architectures and imports the result; needs nvcc, but no GPU.
+cuda: .venv/venv.stamp
+	$(BIN)/cmake -S . -B build-cuda -G Ninja -DFASTWAVE_CUDA=ON -DFASTWAVE_WERROR=$(or $(FASTWAVE_WERROR),0) \
+	    -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python \
+	    -Dpybind11_DIR=$$($(BIN)/pybind11-config --cmakedir)
+	$(BIN)/cmake --build build-cuda --target _cuda
+	PYTHONPATH=build-cuda $(BIN)/python -c "import _cuda; print('CUDA devices:', _cuda.devices())"
+
+clean:
+	rm -rf .venv build build-cuda *.egg-info fastwave/*.so
+
+# The build requirements are installed beside the rest, so that the build directory outlives one pip call.
+.venv/venv.stamp: constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -c constraints.txt setuptools pybind11 cmake ninja
+	touch $@
+
+.venv/build.stamp: .venv/venv.stamp $(SOURCES)
+	$(BIN)/python setup.py -q build_ext --inplace
+	touch $@
+
+.venv/plot.stamp .venv/test.stamp: .venv/%.stamp: .venv/venv.stamp pyproject.toml | .venv/build.stamp
+	$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e .[$*]
+	touch $@
