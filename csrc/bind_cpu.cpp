@@ -1,0 +1,330 @@
+// The module fastwave._cpu: checks arguments, fills parameter structs, calls kernels. No arithmetic.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <memory>
+#include <new>
+#include <string>
+#include <vector>
+
+#include "bind.h"
+#include "cpu/isa.h"
+#include "cpu/team.h"
+#include "params.h"
+
+namespace fastwave {
+
+namespace {
+
+using Integers = std::vector<int64_t>;
+
+constexpr int64_t largest = int64_t{1} << 24;  // of any size in a shape: products of four stay below 2^63 only if checked
+
+int64_t integer(const py::dict& spec, const char* name, int64_t least, int64_t most = largest) {
+    const auto value = py::cast<int64_t>(spec[name]);
+    const std::string range = "between " + std::to_string(least) + " and " + std::to_string(most);
+    if (value < least || value > most) fail(name, range.c_str(), value);
+    return value;
+}
+
+Integers integers(const py::dict& spec, const char* name, int64_t least, int64_t most_entries) {
+    auto values = py::cast<Integers>(spec[name]);
+    const std::string size = "a list of 1 to " + std::to_string(most_entries) + " integers";
+    if (values.empty() || static_cast<int64_t>(values.size()) > most_entries)
+        fail(name, size.c_str(), static_cast<long long>(values.size()));
+    for (int64_t value : values)
+        if (value < least || value > largest) fail(name, "a list of positive integers", value);
+    return values;
+}
+
+template <class Enum>
+Enum choice(const py::dict& spec, const char* name, std::initializer_list<const char*> names) {
+    const auto value = py::cast<std::string>(spec[name]);
+    int index = 0;
+    std::string listed;
+    for (const char* candidate : names) {
+        if (value == candidate) return static_cast<Enum>(index);
+        listed += (index++ ? ", " : "one of ") + std::string(candidate);
+    }
+    fail(name, listed.c_str(), value.c_str());
+}
+
+// A StackShape with the arrays that it points to, from the fields of a GatedStackSpec.
+struct Shape : StackShape {
+    Integers dilation_list, head_list, relu_list;
+
+    explicit Shape(const py::dict& spec) {
+        in_channels = integer(spec, "in_channels", 1, 1 << 16);
+        front_width = integer(spec, "front_width", 1, 1 << 16);
+        front_causal = py::cast<bool>(spec["front_causal"]);
+        front_relu = py::cast<bool>(spec["front_relu"]);
+        residual = integer(spec, "residual_channels", 1, 1 << 16);
+        gate = integer(spec, "gate_channels", 1, 1 << 16);
+        skip = integer(spec, "skip_channels", 0, 1 << 16);
+        kernel_size = integer(spec, "kernel_size", 1, max_taps);
+        dilation_list = integers(spec, "dilations", 1, max_layers);
+        layers = static_cast<int64_t>(dilation_list.size());
+        causal = py::cast<bool>(spec["causal"]);
+        residual_scale = py::cast<float>(spec["residual_scale"]);
+        cond_channels = integer(spec, "cond_channels", 0, 1 << 16);
+        cond_repeat = integer(spec, "cond_repeat", 1);
+        const bool projected = py::cast<bool>(spec["cond_projected"]);
+        conditioning = projected        ? Conditioning::projected
+                       : cond_channels  ? Conditioning::raw
+                                        : Conditioning::none;
+        if (py::cast<bool>(spec["separable"])) fail("separable", "False on the CPU kernels", "True");
+        head_list = integers(spec, "head_channels", 1, 64);
+        heads = static_cast<int64_t>(head_list.size());
+        for (bool relu : py::cast<std::vector<bool>>(spec["head_relu"])) relu_list.push_back(relu);
+        if (relu_list.size() != head_list.size())
+            fail("head_relu", "as long as head_channels", static_cast<long long>(relu_list.size()));
+        epilogue = choice<Epilogue>(spec, "epilogue", {"none", "affine", "inverse"});
+        mu_first = choice<int>(spec, "epilogue_order", {"log_sigma", "mu"}) == 1;
+        delay = choice<Delay>(spec, "delay", {"none", "input", "output"});
+        if (!front_causal && front_width % 2 == 0) fail("front_width", "odd in a centred front", front_width);
+        if (!causal && kernel_size % 2 == 0) fail("kernel_size", "odd in a centred stack", kernel_size);
+        if (epilogue != Epilogue::none && head_list.back() % 2)
+            fail("head_channels", "even at its end for a flow", head_list.back());
+        if (delay == Delay::output && epilogue == Epilogue::none) fail("delay", "'none' or 'input'", "output");
+        dilations = dilation_list.data();
+        head_channels = head_list.data();
+        head_relu = relu_list.data();
+    }
+    Shape(const Shape&) = delete;
+};
+
+int64_t columns_of_c(const StackShape& s, int64_t time) { return (time + s.cond_repeat - 1) / s.cond_repeat; }
+
+void require_conditioning(const StackShape& s, const Tensor& c, int64_t batch, int64_t time) {
+    if (s.conditioning == Conditioning::none) {
+        if (c) fail("c", "None: the stack has no conditioning", c.describe().c_str());
+        return;
+    }
+    const int64_t channels = s.conditioning == Conditioning::raw ? s.cond_channels : s.layers * 2 * s.gate;
+    require(c, "c", float32, {batch, channels, columns_of_c(s, time)});
+}
+
+// Valid columns per row: `lengths`, checked, or `time`.
+Integers lengths_of(const Tensor& lengths, int64_t batch, int64_t time) {
+    Integers all(batch, time);
+    if (!lengths) return all;
+    require(lengths, "lengths", int64, {batch});
+    for (int64_t row = 0; row < batch; ++row) {
+        all[row] = lengths.data<int64_t>()[row];
+        if (all[row] < 0 || all[row] > time)
+            fail("lengths", ("between 0 and " + std::to_string(time)).c_str(), all[row]);
+    }
+    return all;
+}
+
+// A buffer that each thread keeps from call to call.
+float* workspace(int64_t floats) {
+    struct Free {
+        void operator()(float* data) const { ::operator delete[](data, std::align_val_t(64)); }
+    };
+    thread_local std::unique_ptr<float, Free> data;
+    thread_local int64_t size = 0;
+    if (floats > size) {
+        data.reset();
+        data.reset(static_cast<float*>(::operator new[](floats * sizeof(float), std::align_val_t(64))));
+        size = floats;
+    }
+    return data.get();
+}
+
+void gated_stack(const py::dict& spec, py::object x_, py::object weights_, py::object c_, py::object g_, py::object u_,
+                 py::object y_, py::object lengths_, py::object state_, py::object out_, bool reverse,
+                 int64_t threads) {
+    const Shape shape(spec);
+    const Tensor x = take(x_, "x"), weights = take(weights_, "weights"), c = take(c_, "c"), g = take(g_, "g"),
+                 u = take(u_, "u"), y = take(y_, "y"), lengths = take(lengths_, "lengths"),
+                 state = take(state_, "state"), out = take(out_, "out");
+    require(x, "x", float32, {any, shape.in_channels, any});
+    const int64_t batch = x.size(0), time = x.size(2);
+    require(weights, "weights", float32, {packed_size(shape)});
+    require_conditioning(shape, c, batch, time);
+    if (g) require(g, "g", float32, {batch, shape.layers, 2 * shape.gate});
+    if (u) require(u, "u", float32, {batch, shape.layers, shape.residual});
+    if (y) require(y, "y", float32, {batch, shape.out_channels(), time});
+    if (!y && shape.epilogue != Epilogue::none && shape.out_channels() != shape.in_channels)
+        fail("y", "given where x does not have the output's channels", "None");
+    if (state) {
+        if (!shape.causal || !shape.front_causal) fail("state", "None: a centred stack looks ahead", "a tensor");
+        if (reverse) fail("state", "None when running backwards", "a tensor");
+        require(state, "state", float32, {batch, shape.state_size()});
+    }
+    require(out, "out", float32, {batch, shape.out_channels(), time});
+    if (threads < 1) fail("threads", "at least 1", threads);
+    const Integers valid = lengths_of(lengths, batch, time);
+
+    Interrupt interrupt;
+    interrupt.run([&] {
+        share(threads, batch, [&](int64_t row) {
+            auto at = [row](const Tensor& tensor) {
+                return tensor ? tensor.data<float>() + row * (tensor.numel() / tensor.size(0)) : nullptr;
+            };
+            GatedStackParams params{};
+            params.shape = shape;
+            params.weights = weights.data<float>();
+            params.x = at(x), params.c = at(c), params.g = at(g), params.u = at(u), params.y = at(y);
+            params.state = at(state), params.out = at(out);
+            params.time = time;
+            params.cond_time = c ? c.size(2) : 0;
+            params.length = valid[row];
+            params.reverse = reverse;
+            params.workspace = workspace(kernels().gated_stack_workspace(shape));
+            params.poll = &Interrupt::poll;
+            params.poll_context = &interrupt;
+            kernels().gated_stack(params);
+        });
+    });
+}
+
+void wavenet_sample(const py::dict& spec, const py::dict& head, py::object noise_, py::object weights_, py::object c_,
+                    py::object g_, py::object table_, py::object forced_, py::object lengths_, py::object state_,
+                    py::object samples_, py::object parameters_, double temperature, int64_t threads) {
+    const Shape shape(spec);
+    if (!shape.causal || !shape.front_causal) fail("causal", "True: a sampler cannot look ahead", "False");
+    if (shape.epilogue != Epilogue::none) fail("epilogue", "'none' in a sampler", "a flow's");
+    if (shape.delay != Delay::none) fail("delay", "'none': the sampler's stack reads x up to t - 1 by itself", "another");
+    const Tensor noise = take(noise_, "noise"), weights = take(weights_, "weights"), c = take(c_, "c"),
+                 g = take(g_, "g"), table = take(table_, "table"), forced = take(forced_, "forced"),
+                 lengths = take(lengths_, "lengths"), state = take(state_, "state"),
+                 samples = take(samples_, "samples"), parameters = take(parameters_, "parameters");
+
+    WaveNetSampleParams params{};
+    params.distribution = choice<Distribution>(
+        head, "distribution", {"gaussian", "mixture_of_gaussians", "mixture_of_logistics", "softmax"});
+    params.log_scale_min = py::cast<float>(head["log_scale_min"]);
+    params.clamp = py::cast<float>(head["clamp"]);
+    params.temperature = static_cast<float>(temperature);
+    if (!(params.clamp > 0)) fail("clamp", "positive", "another");
+    if (!(temperature >= 0)) fail("temperature", "at least 0", "a negative one");
+    const int64_t n = shape.parameters();
+    const bool softmax = params.distribution == Distribution::softmax;
+    const bool mixture = !softmax && params.distribution != Distribution::gaussian;
+    if (params.distribution == Distribution::gaussian && n != 2) fail("head_channels", "2 at its end (Gaussian)", n);
+    if (mixture && n % 3) fail("head_channels", "a multiple of 3 at its end (a mixture)", n);
+    if (shape.in_channels > 1 && !(softmax && shape.in_channels == n))
+        fail("in_channels", "1, or the number of classes of a softmax", shape.in_channels);
+
+    const int64_t noise_channels = mixture ? n / 3 + 1 : 1;
+    require(noise, "noise", float32, {any, noise_channels, any});
+    const int64_t batch = noise.size(0), time = noise.size(2);
+    require(weights, "weights", float32, {packed_size(shape)});
+    require_conditioning(shape, c, batch, time);
+    if (g) require(g, "g", float32, {batch, shape.layers, 2 * shape.gate});
+    if (softmax) require(table, "table", float32, {n});
+    if (forced) {
+        require(forced, "forced", float32, {batch, any});
+        if (forced.size(1) > time) fail("forced", "no longer than noise", forced.size(1));
+    }
+    const int64_t state_size = shape.state_size() + shape.in_channels;
+    require(state, "state", float32, {batch, state_size});
+    require(samples, "samples", float32, {batch, time});
+    if (parameters) require(parameters, "parameters", float32, {batch, n, time});
+    if (threads < 1) fail("threads", "at least 1", threads);
+    const Integers valid = lengths_of(lengths, batch, time);
+
+    params.shape = shape;
+    params.weights = weights.data<float>();
+    params.table = table.data<float>();
+    params.time = time;
+    params.noise_channels = noise_channels;
+    params.cond_time = c ? c.size(2) : 0;
+    params.forced_time = forced ? forced.size(1) : 0;
+    params.state_size = state_size;
+    params.poll = &Interrupt::poll;
+
+    // Threads first: a group of rows shares the weights it reads, but only within its thread.
+    const int64_t group = std::clamp((batch + threads - 1) / threads, int64_t{1}, max_rows);
+    Interrupt interrupt;
+    params.poll_context = &interrupt;
+    interrupt.run([&] {
+        share(threads, (batch + group - 1) / group, [&](int64_t index) {
+            const int64_t row = index * group;
+            WaveNetSampleParams mine = params;
+            mine.rows = std::min(group, batch - row);
+            mine.noise = noise.data<float>() + row * noise_channels * time;
+            mine.c = c ? c.data<float>() + row * c.size(1) * c.size(2) : nullptr;
+            mine.g = g ? g.data<float>() + row * shape.layers * 2 * shape.gate : nullptr;
+            mine.forced = forced ? forced.data<float>() + row * forced.size(1) : nullptr;
+            mine.state = state.data<float>() + row * state_size;
+            mine.samples = samples.data<float>() + row * time;
+            mine.parameters = parameters ? parameters.data<float>() + row * n * time : nullptr;
+            mine.lengths = valid.data() + row;
+            std::fill_n(mine.samples, mine.rows * time, 0.f);
+            if (mine.parameters) std::fill_n(mine.parameters, mine.rows * n * time, 0.f);
+            mine.workspace = workspace(kernels().wavenet_sample_workspace(shape, mine.rows));
+            kernels().wavenet_sample(mine);
+        });
+    });
+}
+
+void upsample(const py::dict& spec, py::object mel_, py::object weights_, py::object out_, int64_t skip,
+              int64_t threads) {
+    const Tensor mel = take(mel_, "mel"), weights = take(weights_, "weights"), out = take(out_, "out");
+    UpsampleParams params{};
+    Integers scales = py::cast<Integers>(spec["scales"]);
+    if (scales.size() > 32) fail("scales", "a list of at most 32 integers", static_cast<long long>(scales.size()));
+    params.n_mels = integer(spec, "n_mels", 1);
+    params.stages = static_cast<int64_t>(scales.size());
+    params.scales = scales.data();
+    params.freq_kernel = integer(spec, "freq_kernel", 1, 1 << 16);
+    if (params.freq_kernel % 2 == 0) fail("freq_kernel", "odd", params.freq_kernel);
+    params.slope = py::cast<float>(spec["slope"]);
+    params.context = integer(spec, "context", 0, 1 << 16);
+    params.context_conv = py::cast<bool>(spec["context_conv"]);
+    int64_t rate = 1, size = 0;
+    for (int64_t scale : scales) {
+        if (scale < 1 || scale > (1 << 16)) fail("scales", "a list of positive integers", scale);
+        rate *= scale;
+        if (rate > largest) fail("scales", "a list with a product of at most 2^24", rate);
+        size += 1 + params.freq_kernel * 3 * scale;
+    }
+    if (params.context_conv) size += params.n_mels * params.n_mels * (2 * params.context + 1);
+    require(weights, "weights", float32, {size});
+    require(mel, "mel", float32, {any, params.n_mels, any});
+    params.frames = mel.size(2);
+    params.first = skip;
+    require(out, "out", float32, {mel.size(0), params.n_mels, any});
+    params.out_frames = out.size(2) / rate;
+    if (out.size(2) % rate) fail("out", "a whole number of frames long", out.size(2));
+    if (skip < 0 || skip + params.out_frames > params.frames - 2 * params.context)
+        fail("skip", "such that skip + frames stays within mel's frames", skip);
+    if (threads < 1) fail("threads", "at least 1", threads);
+    params.weights = weights.data<float>();
+    Interrupt interrupt;
+    interrupt.run([&] {
+        share(threads, mel.size(0), [&](int64_t row) {
+            UpsampleParams mine = params;
+            mine.mel = mel.data<float>() + row * params.n_mels * params.frames;
+            mine.out = out.data<float>() + row * params.n_mels * out.size(2);
+            mine.workspace = workspace(kernels().upsample_workspace(mine));
+            kernels().upsample(mine);
+        });
+    });
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_cpu, m) {
+    m.doc() = "CPU kernels of fastwave.";
+
+    m.def("isa", [] { return kernels().isa; }, "Name of the instruction set whose kernels run.");
+    m.def("isas", &isas, "Names of the instruction sets that this machine can run, slowest first.");
+    m.def("set_isa", &select_isa, py::arg("name"), "Run the kernels of this instruction set from now on.");
+
+    using py::arg;
+    m.def("packed_size", [](const py::dict& spec) { return packed_size(Shape(spec)); }, arg("spec"),
+          "Floats of a stack's packed weights.");
+    m.def("gated_stack", &gated_stack, arg("spec"), arg("x"), arg("weights"), arg("c"), arg("g"), arg("u"), arg("y"),
+          arg("lengths"), arg("state"), arg("out"), arg("reverse"), arg("threads"));
+    m.def("wavenet_sample", &wavenet_sample, arg("spec"), arg("head"), arg("noise"), arg("weights"), arg("c"),
+          arg("g"), arg("table"), arg("forced"), arg("lengths"), arg("state"), arg("samples"), arg("parameters"),
+          arg("temperature"), arg("threads"));
+    m.def("upsample", &upsample, arg("spec"), arg("mel"), arg("weights"), arg("out"), arg("skip"), arg("threads"));
+}
+
+}  // namespace fastwave

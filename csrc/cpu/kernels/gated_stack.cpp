@@ -1,0 +1,366 @@
+// gated_stack on the CPU, depth-first: a chunk of columns goes through all layers before the next chunk is read, and
+// each layer keeps its input's last (k - 1) d columns in a ring, so that activations stay in the caches and nothing is
+// computed twice. Inside, time is the slow axis: a column's channels are contiguous.
+//
+// A centred layer needs (k - 1) d / 2 columns to come, so it runs that far behind the layer before it: layer l makes
+// columns [start - lag(l), start - lag(l) + chunk). Columns outside [0, length) are zeros to every layer.
+#include <string.h>
+
+#include "cpu/product.h"
+
+namespace fastwave::FASTWAVE_ISA {
+
+namespace {
+
+constexpr int64_t chunk = 96;  // a multiple of every tile_columns
+
+// A ring of columns in time order.
+struct Ring {
+    float* data;
+    int64_t capacity, stride;
+    float* at(int64_t t) const { return data + ((t % capacity + capacity) % capacity) * stride; }
+    // pointers to columns t, t + 1, ..., t + n - 1
+    template <class Pointer>
+    void columns(Pointer* out, int64_t t, int64_t n) const {
+        int64_t index = (t % capacity + capacity) % capacity;
+        for (int64_t i = 0; i < n; ++i) {
+            out[i] = data + index * stride;
+            if (++index == capacity) index = 0;
+        }
+    }
+};
+
+// Hands out pieces of the workspace; with a null base it only adds them up.
+struct Arena {
+    float* next;
+    int64_t used = 0;
+    float* take(int64_t floats) {
+        float* piece = next ? next + used : nullptr;
+        used += padded(floats);
+        return piece;
+    }
+};
+
+struct Buffers {
+    float *zeros, *window, *bias, *projected, *z, *head_a, *head_b, *parameters;
+    Ring skip, cond;
+    float* rings;  // per layer: h, then v = h + u, which is h where there is no u
+    int64_t lag_front, lag_total;
+
+    Buffers(Arena& arena, const StackShape& s) {
+        const int64_t residual = padded(s.residual), rows = s.gate_rows();
+        lag_front = s.front_causal ? 0 : s.front_width / 2;
+        lag_total = lag_front + (s.causal ? 0 : s.reach() / 2);
+        zeros = arena.take(residual);
+        window = arena.take((chunk + s.front_width) * s.in_channels);
+        bias = arena.take(s.layers * rows);
+        const int64_t cond_columns = s.conditioning == Conditioning::none ? 0 : (chunk + lag_total) / s.cond_repeat + 3;
+        cond = {arena.take(s.conditioning == Conditioning::raw ? cond_columns * s.cond_channels : 0), cond_columns,
+                s.cond_channels};
+        projected = arena.take(s.conditioning == Conditioning::none ? 0 : (chunk / s.cond_repeat + 2) * rows);
+        z = arena.take(chunk * padded(s.gate));
+        skip = {arena.take(s.skip ? (chunk + lag_total) * padded(s.skip) : 0), chunk + lag_total, padded(s.skip)};
+        head_a = arena.take(chunk * s.widest_head());
+        head_b = arena.take(chunk * s.widest_head());
+        parameters = arena.take(s.parameters());
+        rings = arena.take(0);
+        for (int64_t layer = 0; layer <= s.layers; ++layer) arena.take(2 * ring_size(s, layer));
+    }
+
+    Ring ring(const StackShape& s, int64_t layer) const {
+        float* data = rings;
+        for (int64_t l = 0; l < layer; ++l) data += 2 * ring_size(s, l);
+        return {data, capacity(s, layer), padded(s.residual)};
+    }
+
+    static int64_t capacity(const StackShape& s, int64_t layer) {
+        return chunk + (layer < s.layers ? s.reach(layer) : 0);
+    }
+    static int64_t ring_size(const StackShape& s, int64_t layer) { return capacity(s, layer) * padded(s.residual); }
+};
+
+struct Stack {
+    const GatedStackParams& p;
+    const StackShape& s;
+    const Buffers& buffers;
+
+    // Column t of the running time, forwards or backwards, as it stands in memory.
+    int64_t place(int64_t t) const { return p.reverse ? p.length - 1 - t : t; }
+
+    // The conditioning column that column t of the running time reads, numbered so that it never falls as t rises.
+    int64_t cond_key(int64_t t) const {
+        return p.reverse ? (p.length - 1) / s.cond_repeat - (p.length - 1 - t) / s.cond_repeat : t / s.cond_repeat;
+    }
+    int64_t cond_place(int64_t key) const { return p.reverse ? (p.length - 1) / s.cond_repeat - key : key; }
+
+    void run();
+
+private:
+    void load_bias(StackWeights weights);
+    int64_t load_conditioning(int64_t from, int64_t to);
+    void front(const StackWeights& w, int64_t first, int64_t n, const Ring& h);
+    void layer(const LayerWeights& w, int64_t index, int64_t first, int64_t n, const Ring* h, const Ring* v);
+    void head(StackWeights heads, int64_t first, int64_t n);
+    void write(int64_t first, int64_t n, const float* parameters, int64_t stride);
+    void save(const Ring* v);
+};
+
+// Bias plus the row's own vectors g, per layer, in panel order.
+void Stack::load_bias(StackWeights weights) {
+    for (int64_t l = 0; l < s.layers; ++l) {
+        float* out = buffers.bias + l * s.gate_rows();
+        memcpy(out, weights.layer(s, l).bias, s.gate_rows() * sizeof(float));
+        if (p.g) add_gate_rows(out, out, p.g + l * 2 * s.gate, s.gate, 1);
+    }
+}
+
+// Transposes the raw conditioning columns with keys below cond_key(to - 1) + 1 into their ring.
+int64_t Stack::load_conditioning(int64_t from, int64_t to) {
+    if (s.conditioning != Conditioning::raw || to <= 0) return from;
+    const int64_t end = cond_key(to - 1) + 1;
+    for (int64_t key = from; key < end; ++key) {
+        float* column = buffers.cond.at(key);
+        const float* source = p.c + cond_place(key);
+        for (int64_t i = 0; i < s.cond_channels; ++i) column[i] = source[i * p.cond_time];
+    }
+    return end > from ? end : from;
+}
+
+void Stack::front(const StackWeights& w, int64_t first, int64_t n, const Ring& h) {
+    // window: inputs [first - left, first + n + right) time-major; a column's taps are contiguous in it
+    const int64_t in = s.in_channels, delay = s.delay == Delay::input;
+    const int64_t left = s.front_width - 1 - buffers.lag_front, history = s.front_history();
+    const int64_t width = n + s.front_width - 1;
+    for (int64_t i = 0; i < width; ++i) {
+        const int64_t t = first - left - delay + i;
+        float* to = buffers.window + i * in;
+        for (int64_t ch = 0; ch < in; ++ch)
+            to[ch] = t >= 0 ? (t < p.length ? p.x[ch * p.time + place(t)] : 0.f)
+                     : p.state && t >= -history ? p.state[(t + history) * in + ch]
+                                                 : 0.f;
+    }
+    const float* x[chunk];
+    const float* init[chunk];
+    float* out[chunk];
+    for (int64_t i = 0; i < n; ++i) x[i] = buffers.window + i * in;
+    for (int64_t i = 0; i < n; ++i) init[i] = w.front_bias;
+    h.columns(out, first, n);
+    const Segment segment = {w.front, in * s.front_width, x};
+    product(padded(s.residual) / panel, n, &segment, 1, init, StorePlain{out, s.front_relu});
+}
+
+// Layer `index` for columns [first, first + n): reads its own rings, writes h into the next layer's.
+void Stack::layer(const LayerWeights& w, int64_t index, int64_t first, int64_t n, const Ring* h, const Ring* v) {
+    const int64_t rows = s.gate_rows(), d = s.dilations[index], k = s.kernel_size;
+    const int64_t left = s.causal ? s.reach(index) : s.reach(index) / 2;
+    const bool has_past = s.causal;  // columns before 0 are in the ring: zeros, or the state's
+
+    const float* init[chunk];
+    const float* cond[chunk];
+    Segment segments[max_taps + 1];
+    int count = 0;
+    const float* bias = buffers.bias + index * rows;
+    for (int64_t i = 0; i < n; ++i) init[i] = bias;
+    if (s.conditioning == Conditioning::raw && s.cond_repeat == 1) {
+        buffers.cond.columns(cond, first, n);
+        segments[count++] = {w.cond, s.cond_channels, cond};
+    } else if (s.conditioning != Conditioning::none) {
+        const int64_t key = cond_key(first), keys = cond_key(first + n - 1) - key + 1;
+        float* projected[chunk];
+        for (int64_t i = 0; i < keys; ++i) projected[i] = buffers.projected + i * rows;
+        if (s.conditioning == Conditioning::raw) {
+            for (int64_t i = 0; i < keys; ++i) cond[i] = buffers.cond.at(key + i);
+            const Segment segment = {w.cond, s.cond_channels, cond};
+            product(rows / panel, keys, &segment, 1, init, StorePlain{projected, false});
+        } else {
+            const float* source = p.c + index * 2 * s.gate * p.cond_time;
+            for (int64_t i = 0; i < keys; ++i)
+                add_gate_rows(projected[i], bias, source + cond_place(key + i), s.gate, p.cond_time);
+        }
+        for (int64_t i = 0; i < n; ++i) init[i] = projected[cond_key(first + i) - key];
+    }
+
+    const float* taps[max_taps][chunk];
+    for (int64_t j = 0; j < k; ++j) {
+        const int64_t t = first - left + j * d;
+        v[index].columns(taps[j], t, n);
+        for (int64_t i = 0; i < n; ++i)
+            if (t + i >= p.length || (t + i < 0 && !has_past)) taps[j][i] = buffers.zeros;
+        segments[count++] = {w.taps + j * rows * s.residual, s.residual, taps[j]};
+    }
+    float* z[chunk];
+    for (int64_t i = 0; i < n; ++i) z[i] = buffers.z + i * padded(s.gate);
+    product(rows / panel, n, segments, count, init, StoreGated{z});
+
+    const float* h_now[chunk];
+    float* h_next[chunk];
+    float* skip[chunk];
+    h[index].columns(h_now, first, n);
+    h[index + 1].columns(h_next, first, n);
+    if (s.skip) buffers.skip.columns(skip, first, n);
+    for (int64_t i = 0; i < n; ++i) init[i] = w.product_bias;
+    const Segment segment = {w.product, s.gate, z};
+    const int64_t residual_panels = s.has_residual(index) ? padded(s.residual) / panel : 0;
+    product(s.product_rows(index) / panel, n, &segment, 1, init,
+            StoreResidualSkip{residual_panels, h_now, h_next, skip, s.residual_scale, index == 0});
+}
+
+void Stack::head(StackWeights heads, int64_t first, int64_t n) {
+    float* in[chunk];
+    float* out[chunk];
+    const float* init[chunk];
+    const int64_t stride = s.widest_head();
+    int64_t depth = s.skip ? s.skip : s.residual;
+    (s.skip ? buffers.skip : buffers.ring(s, s.layers)).columns(in, first, n);
+    for (int64_t i = 0; i < n; ++i) {
+        float* to = buffers.head_a + i * stride;
+        for (int64_t at = 0; at < padded(depth); at += width) {
+            vec value = load(in[i] + at);
+            store(to + at, s.head_relu[0] ? max(value, splat(0.f)) : value);
+        }
+        in[i] = to;
+        out[i] = buffers.head_b + i * stride;
+    }
+    for (int64_t l = 0; l < s.heads; ++l) {
+        const int64_t rows = s.head_channels[l];
+        const float* bias = heads.head(rows, depth);
+        for (int64_t i = 0; i < n; ++i) init[i] = bias;
+        const Segment segment = {bias + padded(rows), depth, in};
+        const bool relu = l + 1 < s.heads && s.head_relu[l + 1];
+        product(padded(rows) / panel, n, &segment, 1, init, StorePlain{out, relu});
+        for (int64_t i = 0; i < n; ++i) {
+            float* swapped = in[i];
+            in[i] = out[i];
+            out[i] = swapped;
+        }
+        depth = rows;
+    }
+    write(first, n, in[0], stride);
+}
+
+// The epilogue, and back to time-contiguous memory. Sample t takes the parameters of column t, or of column t - 1
+// with a delayed output, whose last column waits in `buffers.parameters` for the next chunk or call.
+void Stack::write(int64_t first, int64_t n, const float* parameters, int64_t stride) {
+    const int64_t channels = s.out_channels();
+    const float* y = p.y ? p.y : p.x;
+    const bool late = s.delay == Delay::output;
+    for (int64_t i = 0; i < n; ++i) {
+        const float* column = parameters + i * stride;
+        if (late) column = i == 0 ? buffers.parameters : column - stride;
+        const int64_t at = place(first + i);
+        for (int64_t ch = 0; ch < channels; ++ch) {
+            float* out = p.out + ch * p.time + at;
+            if (s.epilogue == Epilogue::none) {
+                *out = column[ch];
+            } else {
+                const float mu = column[s.mu_first ? ch : channels + ch];
+                const float log_sigma = column[s.mu_first ? channels + ch : ch], in = y[ch * p.time + at];
+                *out = s.epilogue == Epilogue::affine ? in * __builtin_expf(log_sigma) + mu
+                                                      : (in - mu) * __builtin_expf(-log_sigma);
+            }
+        }
+    }
+    if (late) memcpy(buffers.parameters, parameters + (n - 1) * stride, s.parameters() * sizeof(float));
+}
+
+void Stack::run() {
+    StackWeights weights(p.weights, s);
+    memset(buffers.zeros, 0, padded(s.residual) * sizeof(float));
+    load_bias(weights);
+
+    Ring h[max_layers + 1], v[max_layers + 1];
+    LayerWeights layers[max_layers];
+    for (int64_t l = 0; l <= s.layers; ++l) {
+        v[l] = h[l] = buffers.ring(s, l);
+        if (p.u) v[l].data += Buffers::ring_size(s, l);
+    }
+    for (int64_t l = 0; l < s.layers; ++l) layers[l] = weights.layer(s, l);
+    const StackWeights heads = weights;
+
+    // The columns before the first: the state's, or zeros.
+    float* saved = p.state ? p.state + s.front_history() * s.in_channels : nullptr;
+    if (s.causal)
+        for (int64_t l = 0; l < s.layers; ++l) {
+            const int64_t reach = s.reach(l);
+            for (int64_t t = -reach; t < 0; ++t) {
+                float* column = v[l].at(t);
+                memset(column, 0, padded(s.residual) * sizeof(float));
+                if (saved) memcpy(column, saved + (t + reach) * s.residual, s.residual * sizeof(float));
+            }
+            if (saved) saved += reach * s.residual;
+        }
+    if (s.delay == Delay::output) {
+        if (saved) {
+            memcpy(buffers.parameters, saved, s.parameters() * sizeof(float));
+        } else {
+            for (int64_t i = 0; i < s.parameters(); ++i) {
+                const bool log_sigma = (i >= s.out_channels()) == s.mu_first;
+                const float infinity = __builtin_inff();
+                buffers.parameters[i] = !log_sigma ? 0.f : s.epilogue == Epilogue::affine ? -infinity : infinity;
+            }
+        }
+    }
+
+    int64_t cond_loaded = 0;
+    for (int64_t start = 0; start < p.length + buffers.lag_total; start += chunk) {
+        if (p.poll && p.poll(p.poll_context)) return;
+        // columns [first, first + n) of a stage that runs `lag` columns behind the input
+        auto span = [&](int64_t lag, int64_t& first) {
+            first = start - lag > 0 ? start - lag : 0;
+            const int64_t end = start - lag + chunk < p.length ? start - lag + chunk : p.length;
+            return end - first;
+        };
+        int64_t first, lag = buffers.lag_front, n = span(lag, first);
+        if (n > 0) {
+            front(weights, first, n, h[0]);
+            cond_loaded = load_conditioning(cond_loaded, first + n);
+        }
+        for (int64_t l = 0; l < s.layers; ++l) {
+            if (n > 0 && p.u)  // the layer's convolution reads h + u, its residual path h
+                for (int64_t t = first; t < first + n; ++t) {
+                    const float* from = h[l].at(t);
+                    float* to = v[l].at(t);
+                    for (int64_t i = 0; i < padded(s.residual); ++i)
+                        to[i] = i < s.residual ? from[i] + p.u[l * s.residual + i] : 0.f;
+                }
+            if (!s.causal) lag += s.reach(l) / 2;
+            n = span(lag, first);
+            if (n > 0) layer(layers[l], l, first, n, h, v);
+        }
+        if (n > 0) head(heads, first, n);
+    }
+
+    for (int64_t ch = 0; ch < s.out_channels(); ++ch)
+        memset(p.out + ch * p.time + p.length, 0, (p.time - p.length) * sizeof(float));
+    if (p.state) save(v);
+}
+
+// The last columns of everything that the next call's first columns read.
+void Stack::save(const Ring* v) {
+    const int64_t in = s.in_channels, history = s.front_history();
+    if (p.length < history) memmove(p.state, p.state + p.length * in, (history - p.length) * in * sizeof(float));
+    for (int64_t t = p.length > history ? p.length - history : 0; t < p.length; ++t)
+        for (int64_t ch = 0; ch < in; ++ch)
+            p.state[(t - p.length + history) * in + ch] = p.x[ch * p.time + place(t)];
+    float* to = p.state + history * in;
+    for (int64_t l = 0; l < s.layers; ++l)
+        for (int64_t t = p.length - s.reach(l); t < p.length; ++t, to += s.residual)
+            memcpy(to, v[l].at(t), s.residual * sizeof(float));
+    if (s.delay == Delay::output) memcpy(to, buffers.parameters, s.parameters() * sizeof(float));
+}
+
+}  // namespace
+
+int64_t gated_stack_workspace(const StackShape& shape) {
+    Arena arena = {nullptr};
+    const Buffers buffers(arena, shape);
+    return arena.used;
+}
+
+void gated_stack(const GatedStackParams& params) {
+    Arena arena = {params.workspace};
+    const Buffers buffers(arena, params.shape);
+    Stack{params, params.shape, buffers}.run();
+}
+
+}  // namespace fastwave::FASTWAVE_ISA

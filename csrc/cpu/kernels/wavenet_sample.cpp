@@ -1,0 +1,322 @@
+// wavenet_sample on the CPU: a group of rows in lockstep, one column of the stack per row and step, so that each weight
+// is read once per step for the whole group.
+//
+// Of a layer's pre-activation only the taps less than `block` samples old must wait for the step. The older taps, the
+// bias and the conditioning are known `block` steps ahead and are made there as matrix products over block * rows
+// columns. The order of accumulation is gated_stack's: bias, conditioning, taps oldest first.
+#include <math.h>
+#include <string.h>
+
+#include "cpu/product.h"
+#include "heads.h"
+
+namespace fastwave::FASTWAVE_ISA {
+
+namespace {
+
+constexpr int64_t block = 8;
+constexpr int64_t max_columns = block * max_rows;
+
+struct Arena {
+    float* next;
+    int64_t used = 0;
+    float* take(int64_t floats) {
+        float* piece = next ? next + used : nullptr;
+        used += padded(floats);
+        return piece;
+    }
+};
+
+// Per row of the group unless said otherwise; `stride` floats from one row to the next.
+struct Buffers {
+    int64_t residual, gate_rows, window_size, head;
+    float *window, *bias, *cond, *projected, *ahead, *h, *z, *skip, *head_a, *head_b;
+    float* rings;  // per layer: (capacity, rows, residual)
+
+    Buffers(Arena& arena, const StackShape& s, int64_t rows) {
+        residual = padded(s.residual);
+        gate_rows = s.gate_rows();
+        window_size = padded(s.front_width * s.in_channels);
+        head = s.widest_head();
+        window = arena.take(rows * window_size);
+        bias = arena.take(rows * s.layers * gate_rows);
+        const bool raw = s.conditioning == Conditioning::raw;
+        cond = arena.take(raw ? block * rows * padded(s.cond_channels) : 0);
+        projected = arena.take(s.conditioning == Conditioning::none ? 0 : s.layers * block * rows * gate_rows);
+        ahead = arena.take(s.layers * block * rows * gate_rows);
+        h = arena.take(2 * rows * residual);
+        z = arena.take(rows * padded(s.gate));
+        skip = arena.take(rows * padded(s.skip ? s.skip : s.residual));
+        head_a = arena.take(rows * head);
+        head_b = arena.take(rows * head);
+        rings = arena.take(0);
+        for (int64_t l = 0; l < s.layers; ++l) arena.take(capacity(s, l) * rows * residual);
+    }
+
+    static int64_t capacity(const StackShape& s, int64_t layer) { return s.reach(layer) + block; }
+};
+
+struct Sampler {
+    const WaveNetSampleParams& p;
+    const StackShape& s;
+    const Buffers& b;
+    LayerWeights layers[max_layers];
+    float* rings[max_layers];
+
+    Sampler(const WaveNetSampleParams& params, const Buffers& buffers)
+        : p(params), s(params.shape), b(buffers), weights_(params.weights, params.shape) {
+        float* ring = b.rings;
+        for (int64_t l = 0; l < s.layers; ++l) {
+            layers[l] = weights_.layer(s, l);
+            rings[l] = ring;
+            ring += Buffers::capacity(s, l) * p.rows * b.residual;
+        }
+    }
+
+    void run();
+
+private:
+    int64_t length(int64_t row) const { return p.lengths ? p.lengths[row] : p.time; }
+
+    // Row `row`'s input of layer l at time t; t from -reach(l) on.
+    float* ring(int64_t l, int64_t t, int64_t row) const {
+        const int64_t capacity = Buffers::capacity(s, l);
+        return rings[l] + ((t + capacity) % capacity * p.rows + row) * b.residual;
+    }
+
+    // The oldest tap that is less than `block` samples old: those before it are made ahead.
+    int64_t first_near_tap(int64_t l) const {
+        for (int64_t j = 0; j < s.kernel_size; ++j)
+            if ((s.kernel_size - 1 - j) * s.dilations[l] < block) return j;
+        return s.kernel_size;
+    }
+
+    void load(int64_t row);
+    void save(int64_t row, int64_t t);
+    void condition(int64_t start, int64_t steps);
+    void look_ahead(int64_t start, int64_t steps);
+    void step(int64_t start, int64_t t);
+    void emit(int64_t row, int64_t t, const float* parameters);
+
+    StackWeights weights_;  // behind the layers: the heads
+    int64_t cond_key_ = -1, cond_keys_ = 0;
+};
+
+void Sampler::load(int64_t row) {
+    const float* state = p.state + row * p.state_size;
+    const int64_t inputs = s.front_width * s.in_channels;
+    memcpy(b.window + row * b.window_size, state, inputs * sizeof(float));
+    state += inputs;
+    for (int64_t l = 0; l < s.layers; ++l)
+        for (int64_t t = -s.reach(l); t < 0; ++t, state += s.residual)
+            memcpy(ring(l, t, row), state, s.residual * sizeof(float));
+    for (int64_t l = 0; l < s.layers; ++l) {
+        float* bias = b.bias + (row * s.layers + l) * b.gate_rows;
+        memcpy(bias, layers[l].bias, b.gate_rows * sizeof(float));
+        if (p.g) add_gate_rows(bias, bias, p.g + (row * s.layers + l) * 2 * s.gate, s.gate, 1);
+    }
+}
+
+void Sampler::save(int64_t row, int64_t t) {
+    float* state = p.state + row * p.state_size;
+    const int64_t inputs = s.front_width * s.in_channels;
+    memcpy(state, b.window + row * b.window_size, inputs * sizeof(float));
+    state += inputs;
+    for (int64_t l = 0; l < s.layers; ++l)
+        for (int64_t i = t - s.reach(l); i < t; ++i, state += s.residual)
+            memcpy(state, ring(l, i, row), s.residual * sizeof(float));
+}
+
+// Bias and conditioning of every layer for the columns of c that steps [start, start + steps) read:
+// projected[l][key][row]. They outlive a block where each column of c stands for many samples.
+void Sampler::condition(int64_t start, int64_t steps) {
+    const int64_t key = start / s.cond_repeat, keys = (start + steps - 1) / s.cond_repeat - key + 1;
+    if (key == cond_key_ && keys == cond_keys_) return;
+    cond_key_ = key;
+    cond_keys_ = keys;
+    const int64_t stride = padded(s.cond_channels);
+    const float* column[max_columns];
+    if (s.conditioning == Conditioning::raw)
+        for (int64_t i = 0; i < keys; ++i)
+            for (int64_t row = 0; row < p.rows; ++row) {
+                float* to = b.cond + (i * p.rows + row) * stride;
+                const float* from = p.c + row * s.cond_channels * p.cond_time + key + i;
+                for (int64_t ch = 0; ch < s.cond_channels; ++ch) to[ch] = from[ch * p.cond_time];
+                column[i * p.rows + row] = to;
+            }
+    for (int64_t l = 0; l < s.layers; ++l) {
+        const float* init[max_columns];
+        float* out[max_columns];
+        for (int64_t i = 0; i < keys * p.rows; ++i) {
+            const int64_t row = i % p.rows;
+            init[i] = b.bias + (row * s.layers + l) * b.gate_rows;
+            out[i] = b.projected + (l * block * p.rows + i) * b.gate_rows;
+            if (s.conditioning == Conditioning::projected)
+                add_gate_rows(out[i], init[i],
+                              p.c + (row * s.layers + l) * 2 * s.gate * p.cond_time + key + i / p.rows, s.gate,
+                              p.cond_time);
+        }
+        if (s.conditioning == Conditioning::raw) {
+            const Segment segment = {layers[l].cond, s.cond_channels, column};
+            product(b.gate_rows / panel, keys * p.rows, &segment, 1, init, StorePlain{out, false});
+        }
+    }
+}
+
+// ahead[l][step][row]: all of a pre-activation that is known before step `start`.
+void Sampler::look_ahead(int64_t start, int64_t steps) {
+    if (s.conditioning != Conditioning::none) condition(start, steps);
+    for (int64_t l = 0; l < s.layers; ++l) {
+        const float* init[max_columns];
+        float* out[max_columns];
+        const float* x[max_taps][max_columns];
+        Segment segments[max_taps];
+        const int64_t far = first_near_tap(l);
+        for (int64_t i = 0; i < steps * p.rows; ++i) {
+            const int64_t t = start + i / p.rows, row = i % p.rows;
+            init[i] = s.conditioning == Conditioning::none
+                          ? b.bias + (row * s.layers + l) * b.gate_rows
+                          : b.projected + (l * block * p.rows + (t / s.cond_repeat - cond_key_) * p.rows + row) * b.gate_rows;
+            out[i] = b.ahead + (l * block * p.rows + i) * b.gate_rows;
+            for (int64_t j = 0; j < far; ++j) x[j][i] = ring(l, t - (s.kernel_size - 1 - j) * s.dilations[l], row);
+        }
+        for (int64_t j = 0; j < far; ++j)
+            segments[j] = {layers[l].taps + j * b.gate_rows * s.residual, s.residual, x[j]};
+        product(b.gate_rows / panel, steps * p.rows, segments, static_cast<int>(far), init, StorePlain{out, false});
+    }
+}
+
+void Sampler::step(int64_t start, int64_t t) {
+    const int64_t rows = p.rows;
+    const float* init[max_rows];
+    const float* x[max_rows];
+    float *h[max_rows], *next[max_rows], *z[max_rows], *skip[max_rows];
+    for (int64_t row = 0; row < rows; ++row) {
+        x[row] = b.window + row * b.window_size;
+        init[row] = weights_.front_bias;
+        h[row] = b.h + row * b.residual;
+        next[row] = b.h + (rows + row) * b.residual;
+        z[row] = b.z + row * padded(s.gate);
+        skip[row] = b.skip + row * padded(s.skip ? s.skip : s.residual);
+    }
+    const Segment front = {weights_.front, s.front_width * s.in_channels, x};
+    product(b.residual / panel, rows, &front, 1, init, StorePlain{h, s.front_relu});
+
+    for (int64_t l = 0; l < s.layers; ++l) {
+        const LayerWeights& w = layers[l];
+        const float* taps[block][max_rows];
+        Segment segments[block];
+        int count = 0;
+        for (int64_t row = 0; row < rows; ++row) {
+            memcpy(ring(l, t, row), h[row], b.residual * sizeof(float));
+            init[row] = b.ahead + ((l * block + t - start) * rows + row) * b.gate_rows;
+        }
+        for (int64_t j = first_near_tap(l); j < s.kernel_size; ++j) {
+            for (int64_t row = 0; row < rows; ++row)
+                taps[count][row] = ring(l, t - (s.kernel_size - 1 - j) * s.dilations[l], row);
+            segments[count] = {w.taps + j * b.gate_rows * s.residual, s.residual, taps[count]};
+            ++count;
+        }
+        product(b.gate_rows / panel, rows, segments, count, init, StoreGated{z});
+
+        for (int64_t row = 0; row < rows; ++row) init[row] = w.product_bias;
+        const Segment segment = {w.product, s.gate, z};
+        const int64_t residual_panels = s.has_residual(l) ? b.residual / panel : 0;
+        product(s.product_rows(l) / panel, rows, &segment, 1, init,
+                StoreResidualSkip{residual_panels, h, next, skip, s.residual_scale, l == 0});
+        if (s.has_residual(l))
+            for (int64_t row = 0; row < rows; ++row) {
+                float* swapped = h[row];
+                h[row] = next[row];
+                next[row] = swapped;
+            }
+    }
+
+    float *in[max_rows], *out[max_rows];
+    for (int64_t row = 0; row < rows; ++row) {
+        in[row] = b.head_a + row * b.head;
+        out[row] = b.head_b + row * b.head;
+        const float* from = s.skip ? skip[row] : h[row];
+        for (int64_t i = 0; i < padded(s.skip ? s.skip : s.residual); ++i)
+            in[row][i] = s.head_relu[0] && from[i] < 0.f ? 0.f : from[i];
+    }
+    StackWeights heads = weights_;
+    int64_t depth = s.skip ? s.skip : s.residual;
+    for (int64_t i = 0; i < s.heads; ++i) {
+        const int64_t width = s.head_channels[i];
+        const float* bias = heads.head(width, depth);
+        for (int64_t row = 0; row < rows; ++row) init[row] = bias;
+        const Segment segment = {bias + padded(width), depth, in};
+        product(padded(width) / panel, rows, &segment, 1, init, StorePlain{out, i + 1 < s.heads && s.head_relu[i + 1]});
+        for (int64_t row = 0; row < rows; ++row) {
+            float* swapped = in[row];
+            in[row] = out[row];
+            out[row] = swapped;
+        }
+        depth = width;
+    }
+    for (int64_t row = 0; row < rows; ++row)
+        if (t < length(row)) emit(row, t, in[row]);
+}
+
+// Draws the sample (or takes the forced one), and puts it behind the front's window.
+void Sampler::emit(int64_t row, int64_t t, const float* parameters) {
+    const int64_t n = s.parameters();
+    if (p.parameters)
+        for (int64_t i = 0; i < n; ++i) p.parameters[(row * n + i) * p.time + t] = parameters[i];
+    const float* noise = p.noise + row * p.noise_channels * p.time + t;
+    Draw x = {0.f, 0};
+    if (t < p.forced_time) {
+        x.value = p.forced[row * p.forced_time + t];
+        if (s.in_channels > 1)  // the class whose amplitude is nearest
+            for (int64_t i = 1; i < n; ++i)
+                if (fabsf(x.value - p.table[i]) < fabsf(x.value - p.table[x.index])) x.index = i;
+    } else {
+        x = draw(p.distribution, n, p.temperature, p.log_scale_min, p.clamp, p.table,
+                 [&](int64_t i) { return parameters[i]; }, [&](int64_t i) { return noise[i * p.time]; });
+    }
+    p.samples[row * p.time + t] = x.value;
+    float* window = b.window + row * b.window_size;
+    const int64_t kept = (s.front_width - 1) * s.in_channels;
+    memmove(window, window + s.in_channels, kept * sizeof(float));
+    if (s.in_channels == 1) {
+        window[kept] = x.value;
+    } else {
+        memset(window + kept, 0, s.in_channels * sizeof(float));
+        window[kept + x.index] = 1.f;
+    }
+}
+
+void Sampler::run() {
+    int64_t longest = 0;
+    for (int64_t row = 0; row < p.rows; ++row) {
+        load(row);
+        if (length(row) > longest) longest = length(row);
+    }
+    for (int64_t start = 0; start < longest; start += block) {
+        if (p.poll && p.poll(p.poll_context)) return;
+        const int64_t steps = longest - start < block ? longest - start : block;
+        look_ahead(start, steps);
+        for (int64_t t = start; t < start + steps; ++t) {
+            step(start, t);
+            for (int64_t row = 0; row < p.rows; ++row)  // a row that ends here keeps its state while the others go on
+                if (t + 1 == length(row)) save(row, t + 1);
+        }
+    }
+}
+
+}  // namespace
+
+int64_t wavenet_sample_workspace(const StackShape& shape, int64_t rows) {
+    Arena arena = {nullptr};
+    const Buffers buffers(arena, shape, rows);
+    return arena.used;
+}
+
+void wavenet_sample(const WaveNetSampleParams& params) {
+    Arena arena = {params.workspace};
+    const Buffers buffers(arena, params.shape, params.rows);
+    Sampler(params, buffers).run();
+}
+
+}  // namespace fastwave::FASTWAVE_ISA

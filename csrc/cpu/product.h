@@ -1,0 +1,137 @@
+// Matrix product of packed weights and columns that pointers name: the inner loop of every CPU kernel.
+#pragma once
+
+#include "cpu/simd.h"
+
+namespace fastwave::FASTWAVE_ISA {
+
+// weight: (panels, depth, 16); x[n]: the depth inputs of column n.
+struct Segment {
+    const float* weight;
+    int64_t depth;
+    const float* const* x;
+};
+
+template <int P, int N>
+using Tile = vec[N][P][vectors];
+
+// acc <- init; acc += W x, segment by segment, depth by depth: one order for every output, whatever the tile, so that
+// neither the chunking nor the batch can change a bit of it.
+template <int P, int N, class Store>
+FASTWAVE_INLINE void tile(int64_t first_panel, int64_t column, const Segment* segments, int count,
+                          const float* const* init, const Store& store_tile) {
+    Tile<P, N> acc;
+    for (int n = 0; n < N; ++n)
+        for (int p = 0; p < P; ++p)
+            for (int v = 0; v < vectors; ++v)
+                acc[n][p][v] = load(init[column + n] + (first_panel + p) * panel + v * width);
+    for (int s = 0; s < count; ++s) {
+        const int64_t depth = segments[s].depth, stride = depth * panel;
+        const float* w = segments[s].weight + first_panel * stride;
+        const float* x[N];
+        for (int n = 0; n < N; ++n) x[n] = segments[s].x[column + n];
+#pragma GCC unroll 2
+        for (int64_t k = 0; k < depth; ++k, w += panel)
+            for (int p = 0; p < P; ++p)
+                for (int v = 0; v < vectors; ++v) {
+                    const vec weight = load(w + p * stride + v * width);
+                    for (int n = 0; n < N; ++n) acc[n][p][v] = fma(weight, splat(x[n][k]), acc[n][p][v]);
+                }
+    }
+    store_tile.template operator()<P, N>(first_panel, column, acc);
+}
+
+template <int P, class Store>
+static void all_columns(int64_t first_panel, int64_t columns, const Segment* segments, int count,
+                        const float* const* init, const Store& store_tile) {
+    int64_t n = 0;
+    for (; n + tile_columns <= columns; n += tile_columns)
+        tile<P, tile_columns>(first_panel, n, segments, count, init, store_tile);
+    if constexpr (tile_columns > 8)
+        for (; n + 8 <= columns; n += 8) tile<P, 8>(first_panel, n, segments, count, init, store_tile);
+    if constexpr (tile_columns > 4)
+        for (; n + 4 <= columns; n += 4) tile<P, 4>(first_panel, n, segments, count, init, store_tile);
+    if constexpr (tile_columns > 2)
+        for (; n + 2 <= columns; n += 2) tile<P, 2>(first_panel, n, segments, count, init, store_tile);
+    for (; n < columns; ++n) tile<P, 1>(first_panel, n, segments, count, init, store_tile);
+}
+
+// out = init + sum of segments, for `panels` panels and `columns` columns; `store_tile` takes each finished tile of
+// P panels by N columns. Gate rows need P even: filter and gate panels come in turn.
+template <class Store>
+static void product(int64_t panels, int64_t columns, const Segment* segments, int count, const float* const* init,
+                    const Store& store_tile) {
+    int64_t p = 0;
+    if (columns == 1) {  // a matrix-vector product: only panels can hide the latency of the multiply-add
+        constexpr int many = vectors == 1 ? 8 : vectors == 2 ? 4 : 2;
+        for (; p + many <= panels; p += many) tile<many, 1>(p, 0, segments, count, init, store_tile);
+        if constexpr (many > 4)
+            for (; p + 4 <= panels; p += 4) tile<4, 1>(p, 0, segments, count, init, store_tile);
+    }
+    for (; p + 2 <= panels; p += 2) all_columns<2>(p, columns, segments, count, init, store_tile);
+    for (; p < panels; ++p) all_columns<1>(p, columns, segments, count, init, store_tile);
+}
+
+// z <- tanh(filter) sigmoid(gate), 16 channels of z per pair of panels.
+struct StoreGated {
+    float* const* z;
+    template <int P, int N>
+    [[gnu::always_inline]] void operator()(int64_t first_panel, int64_t column, Tile<P, N>& acc) const {
+        if constexpr (P % 2 == 0)
+            for (int n = 0; n < N; ++n)
+                for (int p = 0; p < P; p += 2)
+                    for (int v = 0; v < vectors; ++v)
+                        store(z[column + n] + (first_panel + p) / 2 * panel + v * width,
+                              gated(acc[n][p][v], acc[n][p + 1][v]));
+    }
+};
+
+// h <- (h + R z + r) scale for the residual panels, skip (+)= S z + s for the others.
+struct StoreResidualSkip {
+    int64_t residual_panels;
+    const float* const* h;
+    float* const* h_next;
+    float* const* skip;
+    float scale;
+    bool first;  // the skip sum starts here
+    template <int P, int N>
+    [[gnu::always_inline]] void operator()(int64_t first_panel, int64_t column, Tile<P, N>& acc) const {
+        for (int n = 0; n < N; ++n)
+            for (int p = 0; p < P; ++p)
+                for (int v = 0; v < vectors; ++v) {
+                    const int64_t q = first_panel + p;
+                    if (q < residual_panels) {
+                        const int64_t at = q * panel + v * width;
+                        store(h_next[column + n] + at, (load(h[column + n] + at) + acc[n][p][v]) * splat(scale));
+                    } else {
+                        float* s = skip[column + n] + (q - residual_panels) * panel + v * width;
+                        store(s, first ? acc[n][p][v] : load(s) + acc[n][p][v]);
+                    }
+                }
+    }
+};
+
+struct StorePlain {
+    float* const* out;
+    bool relu;
+    template <int P, int N>
+    [[gnu::always_inline]] void operator()(int64_t first_panel, int64_t column, Tile<P, N>& acc) const {
+        for (int n = 0; n < N; ++n)
+            for (int p = 0; p < P; ++p)
+                for (int v = 0; v < vectors; ++v)
+                    store(out[column + n] + (first_panel + p) * panel + v * width,
+                          relu ? max(acc[n][p][v], splat(0.f)) : acc[n][p][v]);
+    }
+};
+
+// Logical gate rows, filter half before gate half (stride elements apart), to panels in turn; the padding is 0.
+// out (2 padded(gate)) <- base + rows; base may be out.
+FASTWAVE_INLINE void add_gate_rows(float* out, const float* base, const float* rows, int64_t gate, int64_t stride) {
+    for (int64_t i = 0; i < padded(gate); ++i) {
+        const int64_t at = i / panel * 2 * panel + i % panel;
+        out[at] = base[at] + (i < gate ? rows[i * stride] : 0.f);
+        out[at + panel] = base[at + panel] + (i < gate ? rows[(gate + i) * stride] : 0.f);
+    }
+}
+
+}  // namespace fastwave::FASTWAVE_ISA

@@ -1,0 +1,82 @@
+// One vector type whose width follows the flags of the file's build, and the few functions on it that kernels need.
+#pragma once
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+#include "params.h"
+
+#define FASTWAVE_INLINE static inline __attribute__((always_inline))
+
+namespace fastwave::FASTWAVE_ISA {
+
+// tile_columns: columns of a 2-panel tile whose accumulators, with the weights and one input, fit the registers.
+#if defined(__AVX512F__)
+constexpr int width = 16, tile_columns = 12;
+#elif defined(__AVX2__)
+constexpr int width = 8, tile_columns = 3;
+#elif defined(__aarch64__)
+constexpr int width = 4, tile_columns = 2;
+#else
+constexpr int width = 4, tile_columns = 1;
+#endif
+constexpr int vectors = panel / width;  // per panel
+
+typedef float vec __attribute__((vector_size(width * 4)));
+typedef int32_t ivec __attribute__((vector_size(width * 4)));
+typedef float unaligned_vec __attribute__((vector_size(width * 4), aligned(4), may_alias));
+
+FASTWAVE_INLINE vec load(const float* p) { return *reinterpret_cast<const unaligned_vec*>(p); }
+FASTWAVE_INLINE void store(float* p, vec v) { *reinterpret_cast<unaligned_vec*>(p) = v; }
+
+#if defined(__AVX512F__)
+FASTWAVE_INLINE vec splat(float x) { return _mm512_set1_ps(x); }
+FASTWAVE_INLINE vec fma(vec a, vec b, vec c) { return _mm512_fmadd_ps(a, b, c); }
+FASTWAVE_INLINE vec min(vec a, vec b) { return _mm512_min_ps(a, b); }
+FASTWAVE_INLINE vec max(vec a, vec b) { return _mm512_max_ps(a, b); }
+#elif defined(__AVX2__)
+FASTWAVE_INLINE vec splat(float x) { return _mm256_set1_ps(x); }
+FASTWAVE_INLINE vec fma(vec a, vec b, vec c) { return _mm256_fmadd_ps(a, b, c); }
+FASTWAVE_INLINE vec min(vec a, vec b) { return _mm256_min_ps(a, b); }
+FASTWAVE_INLINE vec max(vec a, vec b) { return _mm256_max_ps(a, b); }
+#elif defined(__aarch64__)
+FASTWAVE_INLINE vec splat(float x) { return vdupq_n_f32(x); }
+FASTWAVE_INLINE vec fma(vec a, vec b, vec c) { return vfmaq_f32(c, a, b); }
+FASTWAVE_INLINE vec min(vec a, vec b) { return vminq_f32(a, b); }
+FASTWAVE_INLINE vec max(vec a, vec b) { return vmaxq_f32(a, b); }
+#else
+FASTWAVE_INLINE vec splat(float x) { return vec{x, x, x, x}; }
+FASTWAVE_INLINE vec fma(vec a, vec b, vec c) { return a * b + c; }  // rounds twice: baseline x86-64 has no fused one
+FASTWAVE_INLINE vec min(vec a, vec b) { return a < b ? a : b; }
+FASTWAVE_INLINE vec max(vec a, vec b) { return a > b ? a : b; }
+#endif
+
+// e^x for |x| <= 87, within 2 ulp: 2^n e^r with n = round(x / ln 2) and a polynomial of degree 6 on |r| <= ln 2 / 2.
+FASTWAVE_INLINE vec exp(vec x) {
+    const vec magic = splat(12582912.f);  // 1.5 * 2^23: the sum's low bits are n
+    vec shifted = fma(x, splat(1.44269504f), magic);
+    vec n = shifted - magic;
+    vec r = fma(n, splat(-0.693359375f), x);
+    r = fma(n, splat(2.12194440e-4f), r);
+    vec p = splat(1.38888889e-3f);
+    p = fma(p, r, splat(8.33333333e-3f));
+    p = fma(p, r, splat(4.16666667e-2f));
+    p = fma(p, r, splat(1.66666667e-1f));
+    p = fma(p, r, splat(0.5f));
+    p = fma(p, r, splat(1.f));
+    p = fma(p, r, splat(1.f));
+    return (vec)((ivec)p + ((ivec)shifted << 23));
+}
+
+// tanh(f) sigmoid(g) = (1 - E) / ((1 + E) (1 + H)) with E = e^-2f, H = e^-g: one division. The bounds keep the
+// denominator finite and lie beyond where float32's tanh is 1 and its sigmoid vanishes against it.
+FASTWAVE_INLINE vec gated(vec f, vec g) {
+    vec e = exp(splat(-2.f) * max(min(f, splat(9.5f)), splat(-9.5f)));
+    vec h = exp(-max(min(g, splat(60.f)), splat(-60.f)));
+    return (splat(1.f) - e) / ((splat(1.f) + e) * (splat(1.f) + h));
+}
+
+}  // namespace fastwave::FASTWAVE_ISA

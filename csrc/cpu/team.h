@@ -1,0 +1,12 @@
+// Threads for the rows of a batch.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+
+namespace fastwave {
+
+// Calls work(item) for items 0..count-1 on up to `threads` threads, the caller among them; returns when all are done.
+void share(int64_t threads, int64_t count, const std::function<void(int64_t)>& work);
+
+}  // namespace fastwave

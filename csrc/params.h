@@ -1,0 +1,158 @@
+// Plain structs that carry one call of an op from the bindings to a kernel, and the order of packed weights.
+// Functions here are static: kernels are compiled once per instruction set, and none may lend its copy to another.
+#pragma once
+
+#include <stdint.h>
+
+namespace fastwave {
+
+// Packed matrices stand in panels of 16 output rows, (rows / 16, depth, 16), rows padded with zeros: a panel is one
+// AVX-512 vector, two of AVX2, four of NEON or SSE. The order of accumulation is that of the depth.
+constexpr int panel = 16;
+
+constexpr int64_t max_layers = 512, max_taps = 32;  // of a stack; the bindings refuse more
+constexpr int64_t max_rows = 8;                     // that wavenet_sample takes in lockstep
+
+static inline int64_t padded(int64_t rows) { return (rows + panel - 1) / panel * panel; }
+
+enum class Conditioning { none, raw, projected };
+enum class Epilogue { none, affine, inverse };
+enum class Delay { none, input, output };
+
+// See fastwave/ops/gated_stack.py, GatedStackSpec.
+struct StackShape {
+    int64_t in_channels, front_width;
+    bool front_causal, front_relu;
+    int64_t residual, gate, skip, kernel_size, layers;
+    const int64_t* dilations;
+    bool causal;
+    float residual_scale;
+    Conditioning conditioning;
+    int64_t cond_channels, cond_repeat;
+    int64_t heads;
+    const int64_t* head_channels;
+    const int64_t* head_relu;
+    Epilogue epilogue;
+    bool mu_first;
+    Delay delay;
+
+    [[gnu::always_inline]] int64_t reach(int64_t layer) const { return (kernel_size - 1) * dilations[layer]; }
+    [[gnu::always_inline]] int64_t reach() const {
+        int64_t sum = 0;
+        for (int64_t layer = 0; layer < layers; ++layer) sum += reach(layer);
+        return sum;
+    }
+    [[gnu::always_inline]] int64_t gate_rows() const { return 2 * padded(gate); }  // filter and gate panels in turn
+    [[gnu::always_inline]] bool has_residual(int64_t layer) const { return layer + 1 < layers || skip == 0; }
+    [[gnu::always_inline]] int64_t product_rows(int64_t layer) const { return (has_residual(layer) ? padded(residual) : 0) + padded(skip); }
+    [[gnu::always_inline]] int64_t parameters() const { return head_channels[heads - 1]; }
+    [[gnu::always_inline]] int64_t out_channels() const { return parameters() / (epilogue == Epilogue::none ? 1 : 2); }
+    [[gnu::always_inline]] int64_t front_history() const { return front_width - 1 + (delay == Delay::input); }
+    [[gnu::always_inline]] int64_t state_size() const {
+        return front_history() * in_channels + reach() * residual + (delay == Delay::output ? parameters() : 0);
+    }
+    [[gnu::always_inline]] int64_t widest_head() const {
+        int64_t widest = padded(skip ? skip : residual);
+        for (int64_t i = 0; i < heads; ++i)
+            if (padded(head_channels[i]) > widest) widest = padded(head_channels[i]);
+        return widest;
+    }
+};
+
+// Packed weights, in the order in which a step reads them; each matrix behind its bias.
+//   front (R, in front_width); per layer: bias (2G), A (2G, C), taps oldest first (2G, R) each,
+//   residual and skip rows as one matrix (R + S, G); the head's matrices.
+struct LayerWeights {
+    const float *bias, *cond, *taps, *product_bias, *product;
+};
+
+struct StackWeights {
+    const float *front_bias, *front;
+    const float* next;  // walks on through the layers, then the heads
+
+    [[gnu::always_inline]] StackWeights(const float* weights, const StackShape& s)
+        : front_bias(weights),
+          front(weights + padded(s.residual)),
+          next(front + padded(s.residual) * s.in_channels * s.front_width) {}
+
+    [[gnu::always_inline]] LayerWeights layer(const StackShape& s, int64_t index) {
+        LayerWeights w;
+        w.bias = next;
+        w.cond = w.bias + s.gate_rows();
+        w.taps = w.cond + (s.conditioning == Conditioning::raw ? s.gate_rows() * s.cond_channels : 0);
+        w.product_bias = w.taps + s.kernel_size * s.gate_rows() * s.residual;
+        w.product = w.product_bias + s.product_rows(index);
+        next = w.product + s.product_rows(index) * s.gate;
+        return w;
+    }
+
+    // bias (rows), then the matrix (rows, depth)
+    [[gnu::always_inline]] const float* head(int64_t rows, int64_t depth) {
+        const float* bias = next;
+        next += padded(rows) * (1 + depth);
+        return bias;
+    }
+};
+
+static inline int64_t packed_size(const StackShape& s) {
+    const float* base = nullptr;
+    StackWeights w(base, s);
+    for (int64_t i = 0; i < s.layers; ++i) w.layer(s, i);
+    int64_t depth = s.skip ? s.skip : s.residual;
+    for (int64_t i = 0; i < s.heads; ++i) {
+        w.head(s.head_channels[i], depth);
+        depth = s.head_channels[i];
+    }
+    return w.next - base;
+}
+
+// Called now and then by a kernel, which returns early when the answer is true.
+typedef bool (*Poll)(void* context);
+
+// One row of a batch. Absent tensors are null. All are contiguous, time last, but for the state: (state_size).
+struct GatedStackParams {
+    StackShape shape;
+    const float* weights;
+    const float *x, *c, *g, *u, *y;  // (in, time), (C, time / repeat), (L, 2G), (L, R), (out, time)
+    float *state, *out;              // out: (out, time)
+    int64_t time;                    // allocated columns
+    int64_t cond_time;               // allocated columns of c
+    int64_t length;                  // valid columns, <= time
+    bool reverse;
+    float* workspace;  // gated_stack_workspace(shape) floats
+    Poll poll;
+    void* poll_context;
+};
+
+enum class Distribution { gaussian, mixture_of_gaussians, mixture_of_logistics, softmax };
+
+// Several rows of a batch in lockstep; see fastwave/ops/wavenet_sample.py.
+struct WaveNetSampleParams {
+    StackShape shape;
+    const float* weights;
+    Distribution distribution;
+    float log_scale_min, clamp, temperature;
+    const float* table;  // (classes)
+    const float *noise, *c, *g, *forced;
+    float *state, *samples, *parameters;  // parameters may be null
+    const int64_t* lengths;               // per row, or null
+    int64_t rows, time, noise_channels, cond_time, forced_time, state_size;
+    float* workspace;  // wavenet_sample_workspace(shape, rows) floats
+    Poll poll;
+    void* poll_context;
+};
+
+struct UpsampleParams {
+    int64_t n_mels, stages, freq_kernel;
+    const int64_t* scales;
+    float slope;
+    int64_t context;
+    bool context_conv;
+    const float* weights;  // per stage: bias (1), phases (K, 3, s); then context (n_mels, n_mels, 2 context + 1)
+    const float* mel;      // (n_mels, frames), one row of a batch
+    float* out;            // (n_mels, out_frames * prod(scales))
+    int64_t frames, first, out_frames;
+    float* workspace;  // upsample_workspace floats
+};
+
+}  // namespace fastwave
