@@ -1,0 +1,407 @@
+"""gated_stack: a stack of gated dilated convolutions, the inner loop of every WaveNet.
+
+With ``*`` a dilated convolution, ``.`` the element-wise product and layer l = 1..L:
+
+    h   =  relu?(F * x + f)                                    front convolution
+    a   =  W_l * (h + u_l) + A_l c + b_l + g_l                 2 G channels: filter half, gate half
+    z   =  tanh(a_filter) . sigmoid(a_gate)
+    skip += S_l z + s_l ;   h <- (h + R_l z + r_l) residual_scale
+    y   =  head(skip)      or head(h) where there is no skip   1x1 products, each behind an optional ReLU
+
+and then, for a flow, the affine epilogue ``y . exp(log_sigma) + mu`` or its inverse, with mu and log_sigma
+the halves of the head's output (WaveNet: van den Oord et al., 2016, sections 2.3 and 2.4; the flow:
+ClariNet, Ping et al., 2018, Eq. 5).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fastwave import _cpu
+from fastwave.ops.custom import argument_schema, arguments, capsule
+
+__all__ = ["GatedStackSpec", "GatedStackWeights", "gated_stack", "gated_stack_ref", "initial_state"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GatedStackSpec:
+    """The shape of a gated stack; see the module's equations for the letters.
+
+    Attributes:
+        in_channels: channels of x.
+        front_width: taps of the front convolution (dilation 1).
+        front_causal: causal (True) or centred front; a centred front has an odd width.
+        front_relu: a ReLU behind the front convolution.
+        residual_channels, gate_channels, skip_channels: R, G and S. ``skip_channels=0``: no skip, the head reads h.
+        kernel_size: taps k of the dilated convolutions.
+        dilations: one per layer.
+        causal: causal (True) or centred dilated convolutions; a centred one has an odd kernel.
+        residual_scale: factor on the residual sum, 1 or sqrt(1/2).
+        cond_channels: channels of c that A_l reads; 0 without c, or where c comes projected.
+        cond_projected: c is (batch, L 2G, time): it holds A_l c already.
+        cond_repeat: samples that each column of c stands for.
+        separable: W_l is a depthwise convolution, then a 1x1 product (SqueezeWave, 2001.05685, section 3.2).
+        head_channels, head_relu: outputs of each head layer, and whether a ReLU goes before it.
+        epilogue: "none"; "affine": y exp(log_sigma) + mu; "inverse": (y - mu) exp(-log_sigma).
+        epilogue_order: which half of the head's output is first, "mu" or "log_sigma".
+        delay: "none"; "input": column t reads x[< t] (ClariNet's Algorithm 1: the net gives the first sample too);
+            "output": column t reads x[<= t] and makes sample t + 1, the first sample is 0 (ksw0306/ClariNet).
+    """
+
+    in_channels: int = 1
+    front_width: int = 1
+    front_causal: bool = True
+    front_relu: bool = False
+    residual_channels: int
+    gate_channels: int
+    skip_channels: int
+    kernel_size: int
+    dilations: Sequence[int]
+    causal: bool = True
+    residual_scale: float = math.sqrt(0.5)
+    cond_channels: int = 0
+    cond_projected: bool = False
+    cond_repeat: int = 1
+    separable: bool = False
+    head_channels: Sequence[int]
+    head_relu: Sequence[bool]
+    epilogue: Literal["none", "affine", "inverse"] = "none"
+    epilogue_order: Literal["mu", "log_sigma"] = "mu"
+    delay: Literal["none", "input", "output"] = "none"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dilations", tuple(self.dilations))
+        object.__setattr__(self, "head_channels", tuple(self.head_channels))
+        object.__setattr__(self, "head_relu", tuple(self.head_relu))
+        for name in ("in_channels", "front_width", "residual_channels", "gate_channels", "kernel_size", "cond_repeat"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("skip_channels", "cond_channels"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if not self.dilations or min(self.dilations) < 1:
+            raise ValueError(f"dilations must be one positive integer or more, got {self.dilations}")
+        if not self.head_channels or min(self.head_channels) < 1:
+            raise ValueError(f"head_channels must be one positive integer or more, got {self.head_channels}")
+        if len(self.head_relu) != len(self.head_channels):
+            raise ValueError(f"head_relu must have {len(self.head_channels)} entries, got {len(self.head_relu)}")
+        if not self.front_causal and self.front_width % 2 == 0:
+            raise ValueError(f"front_width of a centred front must be odd, got {self.front_width}")
+        if not self.causal and self.kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size of a centred stack must be odd, got {self.kernel_size}")
+        if self.cond_projected and self.cond_channels:
+            raise ValueError(f"cond_channels must be 0 where c comes projected, got {self.cond_channels}")
+        for name, allowed in (
+            ("epilogue", ("none", "affine", "inverse")),
+            ("epilogue_order", ("mu", "log_sigma")),
+            ("delay", ("none", "input", "output")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        if self.epilogue != "none" and self.head_channels[-1] % 2:
+            raise ValueError(f"head_channels must end in an even number for a flow, got {self.head_channels[-1]}")
+        if self.delay == "output" and self.epilogue == "none":
+            raise ValueError("delay 'output' needs an epilogue")
+
+    @property
+    def layers(self) -> int:
+        return len(self.dilations)
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of the op's output."""
+        return self.head_channels[-1] // (1 if self.epilogue == "none" else 2)
+
+    @property
+    def streams(self) -> bool:
+        """Whether the stack can carry state: it looks at no later sample."""
+        return self.causal and self.front_causal
+
+    @property
+    def front_history(self) -> int:
+        """Columns of x that the next call needs."""
+        return self.front_width - 1 + (self.delay == "input")
+
+    @property
+    def receptive_field(self) -> int:
+        """Samples of x that one output column depends on."""
+        return self.front_width + (self.kernel_size - 1) * sum(self.dilations)
+
+    @property
+    def state_size(self) -> int:
+        """Floats of state per row: the front's history, each layer's, and a delayed epilogue's last mu and log_sigma.
+
+        Each history is time-major, (columns, channels), oldest first.
+        """
+        layers = sum((self.kernel_size - 1) * d for d in self.dilations) * self.residual_channels
+        pending = self.head_channels[-1] if self.delay == "output" else 0
+        return self.front_history * self.in_channels + layers + pending
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GatedStackWeights:
+    """The stack's weights in logical order: filter half before gate half, tap k - 1 the latest.
+
+    ``cond`` is empty where there is no c or it comes projected; ``skip`` where there is no skip; the last layer's
+    ``residual`` is read only where there is no skip. ``depthwise`` (R, k) goes with ``conv`` of one tap.
+    """
+
+    front: Tensor  # (R, in_channels, front_width)
+    front_bias: Tensor  # (R,)
+    conv: Sequence[Tensor]  # L x (2G, R, k)
+    conv_bias: Sequence[Tensor]  # L x (2G,)
+    residual: Sequence[Tensor]  # L or L - 1 x (R, G)
+    residual_bias: Sequence[Tensor]
+    skip: Sequence[Tensor] = ()  # L x (S, G)
+    skip_bias: Sequence[Tensor] = ()
+    cond: Sequence[Tensor] = ()  # L x (2G, cond_channels)
+    depthwise: Sequence[Tensor] = ()  # L x (R, k)
+    depthwise_bias: Sequence[Tensor] = ()
+    head: Sequence[Tensor]  # (out, in) each
+    head_bias: Sequence[Tensor]
+
+
+def initial_state(spec: GatedStackSpec, batch: int, **factory) -> Tensor:
+    """State before the first sample, (batch, state_size): zeros; a delayed epilogue starts at exp(-inf) x + 0 = 0."""
+    if not spec.streams:
+        raise ValueError("state needs a causal stack: a centred one looks ahead")
+    state = torch.zeros(batch, spec.state_size, **factory)
+    if spec.delay == "output":
+        half = spec.out_channels
+        log_sigma = state[:, -half:] if spec.epilogue_order == "mu" else state[:, -2 * half : -half]
+        log_sigma.fill_(-math.inf if spec.epilogue == "affine" else math.inf)
+    return state
+
+
+def _taps(h: Tensor, kernel_size: int, dilation: int, left: int, right: int) -> Tensor:
+    """The columns each tap reads, oldest tap first: (batch, R, time) -> (batch, k R, time)."""
+    if kernel_size == 1:
+        return h
+    padded = F.pad(h, (left, right))
+    time = padded.shape[-1] - (kernel_size - 1) * dilation
+    return torch.cat([padded[..., j * dilation : j * dilation + time] for j in range(kernel_size)], 1)
+
+
+def _flat(weight: Tensor) -> Tensor:
+    """(out, in, k) -> (out, k in), in the order of _taps."""
+    return weight.transpose(1, 2).flatten(1)
+
+
+def _product(weight: Tensor, h: Tensor, bias: Tensor) -> Tensor:
+    """weight (out, in) times h (batch, in, time) plus bias (out,); a batched product, so that h is not copied."""
+    return torch.baddbmm(bias[:, None], weight.expand(len(h), -1, -1), h)
+
+
+def _mask(lengths: Tensor | None, time: int) -> Tensor | None:
+    """1 where a column is within its row's length, (batch, 1, time)."""
+    return None if lengths is None else (torch.arange(time, device=lengths.device) < lengths[:, None])[:, None]
+
+
+class _History:
+    """Reads and rewrites the per-row history of a state tensor, in the order in which the stack asks."""
+
+    def __init__(self, state: Tensor | None):
+        self.state, self.at = state, 0
+
+    def extend(self, h: Tensor, columns: int) -> Tensor:
+        """h (batch, channels, time) behind its last ``columns`` columns, which then become the latest ones."""
+        if self.state is None:
+            return F.pad(h, (columns, 0))
+        batch, channels, _ = h.shape
+        past = self.state[:, self.at : self.at + columns * channels]
+        self.at += columns * channels
+        joined = torch.cat([past.view(batch, columns, channels).transpose(1, 2), h], 2)
+        past.copy_(joined[..., joined.shape[-1] - columns :].transpose(1, 2).reshape(batch, -1))
+        return joined
+
+
+def gated_stack_ref(
+    x: Tensor,
+    weights: GatedStackWeights,
+    spec: GatedStackSpec,
+    *,
+    c: Tensor | None = None,
+    g: Tensor | None = None,
+    u: Tensor | None = None,
+    y: Tensor | None = None,
+    lengths: Tensor | None = None,
+    reverse: bool = False,
+    state: Tensor | None = None,
+) -> Tensor:
+    """The op in plain PyTorch, in the dtype of its inputs; differentiable (without ``state``).
+
+    Args:
+        x: (batch, in_channels, time).
+        c: (batch, cond_channels, ceil(time / cond_repeat)), or (batch, L 2G, ...) where it comes projected.
+        g: (batch, L, 2G), a vector per row and layer (global conditioning).
+        u: (batch, L, R), added to the convolution's input but not to the residual, nor to the padding.
+        y: (batch, out_channels, time), what the epilogue transforms; x where absent.
+        lengths: (batch,) int64, valid columns of each row; no padding leaks, and the output is 0 after them.
+        reverse: run each row backwards in time (its valid columns reversed, the output put back in order).
+        state: (batch, spec.state_size), carried from call to call and updated in place.
+
+    Returns:
+        (batch, out_channels, time).
+    """
+    batch, _, time = x.shape
+    mask = _mask(lengths, time)
+
+    def reversed_(v: Tensor) -> Tensor:
+        if lengths is None:
+            return v.flip(-1)
+        index = torch.arange(time, device=v.device).expand(batch, -1)
+        index = torch.where(index < lengths[:, None], lengths[:, None] - 1 - index, index)
+        return v.gather(-1, index[:, None].expand_as(v))
+
+    def conditioning(layer: int) -> Tensor:
+        """A_l c at the sample rate, (batch, 2G, time): projected at c's own rate, then repeated."""
+        rows = 2 * spec.gate_channels
+        if spec.cond_projected:
+            projected = c[:, layer * rows : (layer + 1) * rows]
+        else:
+            projected = torch.bmm(weights.cond[layer].expand(batch, -1, -1), c)
+        if spec.cond_repeat > 1:
+            projected = projected.repeat_interleave(spec.cond_repeat, -1)[..., :time]
+        return reversed_(projected) if reverse else projected
+
+    y = x if y is None else y
+    if reverse:
+        x, y = reversed_(x), reversed_(y)
+    if mask is not None:
+        x = x.masked_fill(~mask, 0)
+    history = _History(state)
+
+    delayed = spec.delay == "input"
+    if spec.front_causal:
+        padded = history.extend(x, spec.front_history)
+        padded = padded[..., : padded.shape[-1] - delayed]
+        columns = _taps(padded, spec.front_width, 1, 0, 0)
+    else:
+        half = spec.front_width // 2
+        columns = _taps(F.pad(x, (1, -1)) if delayed else x, spec.front_width, 1, half, half)
+    h = _product(_flat(weights.front), columns, weights.front_bias)
+    h = h.relu() if spec.front_relu else h
+
+    skip = None
+    reach = [(spec.kernel_size - 1) * d for d in spec.dilations]
+    for layer, dilation in enumerate(spec.dilations):
+        if mask is not None:
+            h = h.masked_fill(~mask, 0)
+        v = h if u is None else h + u[:, layer, :, None]
+        if mask is not None and u is not None:
+            v = v.masked_fill(~mask, 0)
+        if spec.causal:
+            v = history.extend(v, reach[layer])
+        else:
+            v = F.pad(v, (reach[layer] // 2,) * 2)
+        if spec.separable:
+            depthwise = weights.depthwise[layer]
+            v = F.conv1d(v, depthwise[:, None], weights.depthwise_bias[layer], dilation=dilation, groups=len(depthwise))
+        else:
+            v = _taps(v, spec.kernel_size, dilation, 0, 0)
+        a = _product(_flat(weights.conv[layer]), v, weights.conv_bias[layer])
+        if c is not None:
+            a = a + conditioning(layer)
+        if g is not None:
+            a = a + g[:, layer, :, None]
+        a_filter, a_gate = a.chunk(2, 1)
+        z = a_filter.tanh() * a_gate.sigmoid()
+        if spec.skip_channels:
+            s = _product(weights.skip[layer], z, weights.skip_bias[layer])
+            skip = s if skip is None else skip + s
+        if layer + 1 < spec.layers or not spec.skip_channels:
+            h = (h + _product(weights.residual[layer], z, weights.residual_bias[layer])) * spec.residual_scale
+
+    out = skip if spec.skip_channels else h
+    for weight, bias, relu in zip(weights.head, weights.head_bias, spec.head_relu, strict=True):
+        out = _product(weight, out.relu() if relu else out, bias)
+    if spec.epilogue != "none":
+        out = _epilogue(out, y, spec, history)
+    if mask is not None:
+        out = out.masked_fill(~mask, 0)
+    return reversed_(out) if reverse else out
+
+
+def _epilogue(parameters: Tensor, y: Tensor, spec: GatedStackSpec, history: _History) -> Tensor:
+    """y exp(log_sigma) + mu, or its inverse, with the delay's rule for the first sample."""
+    first_is_zero = False
+    if spec.delay == "output":
+        first_is_zero = history.state is None
+        parameters = history.extend(parameters, 1)[..., :-1]
+    mu, log_sigma = parameters.chunk(2, 1) if spec.epilogue_order == "mu" else parameters.chunk(2, 1)[::-1]
+    out = y * log_sigma.exp() + mu if spec.epilogue == "affine" else (y - mu) * (-log_sigma).exp()
+    return torch.cat([torch.zeros_like(out[..., :1]), out[..., 1:]], -1) if first_is_zero else out
+
+
+def gated_stack(
+    x: Tensor,
+    weights: Tensor,
+    spec: GatedStackSpec,
+    *,
+    c: Tensor | None = None,
+    g: Tensor | None = None,
+    u: Tensor | None = None,
+    y: Tensor | None = None,
+    lengths: Tensor | None = None,
+    reverse: bool = False,
+    state: Tensor | None = None,
+    threads: int = 1,
+) -> Tensor:
+    """The op on the kernels, float32; arguments as in gated_stack_ref, but for these.
+
+    Args:
+        weights: one flat tensor, from fastwave.pack.pack_gated_stack.
+        threads: rows of the batch run on up to so many threads.
+
+    Raises:
+        ValueError: a tensor of another shape, dtype, device or layout; the message names it.
+    """
+    return torch.ops.fastwave.gated_stack(
+        x, weights, c, g, u, y, lengths, state, reverse=reverse, threads=threads, **arguments(spec)
+    )
+
+
+@torch.library.custom_op(
+    "fastwave::gated_stack",
+    mutates_args=("state",),
+    schema="(Tensor x, Tensor weights, Tensor? c, Tensor? g, Tensor? u, Tensor? y, Tensor? lengths, Tensor(a!)? state, *,"
+    f" bool reverse, int threads, {argument_schema(GatedStackSpec)}) -> Tensor",
+)
+def _gated_stack(x, weights, c, g, u, y, lengths, state, *, reverse, threads, **spec):
+    out = _empty_output(x, spec)
+    tensors = {"c": c, "g": g, "u": u, "y": y, "lengths": lengths, "state": contiguous_state(state)}
+    _cpu.gated_stack(
+        spec,
+        x=capsule(x),
+        weights=capsule(weights),
+        out=capsule(out),
+        reverse=reverse,
+        threads=threads,
+        **{name: capsule(tensor) for name, tensor in tensors.items()},
+    )
+    return out
+
+
+@_gated_stack.register_fake
+def _(x, weights, c, g, u, y, lengths, state, *, reverse, threads, **spec):
+    return _empty_output(x, spec)
+
+
+def _empty_output(x: Tensor, spec: dict) -> Tensor:
+    if x.dim() != 3:
+        raise ValueError(f"x must be (batch, {spec['in_channels']}, time), got {tuple(x.shape)}")
+    return x.new_empty(x.shape[0], GatedStackSpec(**spec).out_channels, x.shape[2])
+
+
+def contiguous_state(state: Tensor | None) -> Tensor | None:
+    """The state itself, or an error: a copy of it would be updated in its place."""
+    if state is not None and not state.is_contiguous():
+        raise ValueError(f"state must be contiguous, got strides {state.stride()}")
+    return state
