@@ -1,0 +1,146 @@
+"""The modules that models are made of: GatedStack and Upsampler hold the parameters of the ops of the same names."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fastwave.ops.gated_stack import GatedStackSpec, GatedStackWeights, gated_stack_ref
+from fastwave.ops.upsample import UpsampleSpec, UpsampleWeights, stretched_phases, transposed_phases
+
+__all__ = ["GatedStack", "Upsampler"]
+
+
+class GatedStack(nn.Module):
+    """Parameters of a gated stack (fastwave.ops.gated_stack), as convolutions that may carry a weight norm.
+
+    Args:
+        spec: the stack's shape.
+        speaker_channels: width of a global conditioning vector, projected per layer; 0 without.
+    """
+
+    def __init__(self, spec: GatedStackSpec, speaker_channels: int = 0):
+        super().__init__()
+        self.spec = spec
+        r, g, s, k = spec.residual_channels, spec.gate_channels, spec.skip_channels, spec.kernel_size
+        self.front = nn.Conv1d(spec.in_channels, r, spec.front_width)
+        if spec.separable:
+            self.depthwise = nn.ModuleList(nn.Conv1d(r, r, k, dilation=d, groups=r) for d in spec.dilations)
+        self.conv = nn.ModuleList(
+            nn.Conv1d(r, 2 * g, 1 if spec.separable else k, dilation=1 if spec.separable else d) for d in spec.dilations
+        )
+        if spec.cond_channels:
+            self.cond = nn.ModuleList(nn.Conv1d(spec.cond_channels, 2 * g, 1, bias=False) for _ in spec.dilations)
+        if speaker_channels:
+            self.speaker = nn.ModuleList(nn.Conv1d(speaker_channels, 2 * g, 1, bias=False) for _ in spec.dilations)
+        self.residual = nn.ModuleList(nn.Conv1d(g, r, 1) for _ in spec.dilations[1 if s else 0 :])
+        if s:
+            self.skip = nn.ModuleList(nn.Conv1d(g, s, 1) for _ in spec.dilations)
+        widths = [s or r, *spec.head_channels]
+        self.head = nn.ModuleList(nn.Conv1d(i, o, 1) for i, o in zip(widths, widths[1:], strict=False))
+
+    def weights(self) -> GatedStackWeights:
+        def products(name: str) -> dict:
+            convs = getattr(self, name, ())
+            return {name: [c.weight[..., 0] for c in convs], f"{name}_bias": [c.bias for c in convs]}
+
+        cond = [c.weight[..., 0] for c in getattr(self, "cond", ())]
+        depthwise = getattr(self, "depthwise", ())
+        return GatedStackWeights(
+            front=self.front.weight,
+            front_bias=self.front.bias,
+            conv=[c.weight for c in self.conv],
+            conv_bias=[c.bias for c in self.conv],
+            cond=cond,
+            depthwise=[c.weight[:, 0] for c in depthwise],
+            depthwise_bias=[c.bias for c in depthwise],
+            **products("residual"),
+            **products("skip"),
+            **products("head"),
+        )
+
+    def speaker_vectors(self, embedding: Tensor) -> Tensor:
+        """(batch, speaker_channels) -> the op's g, (batch, L, 2G)."""
+        return torch.stack([embedding @ c.weight[..., 0].T for c in self.speaker], 1)
+
+    def forward(self, x: Tensor, c: Tensor | None = None, **named) -> Tensor:
+        """See gated_stack_ref for the arguments and shapes."""
+        return gated_stack_ref(x, self.weights(), self.spec, c=c, **named)
+
+
+class Upsampler(nn.Module):
+    """Mel frames to conditioning columns, initialised as interpolation, so that conditioning is there from the first step.
+
+    Args:
+        spec: the upsampler's shape.
+        kind: "transposed": ConvTranspose2d of kernel (K, 2 s), stride s per stage, with a bias (ClariNet, section 5);
+            "stretched": repetition, then Conv2d of kernel (K, 2 s + 1) without bias (r9y9, Parallel WaveGAN);
+            "nearest": repetition alone.
+    """
+
+    def __init__(self, spec: UpsampleSpec, kind: str):
+        super().__init__()
+        if kind not in ("transposed", "stretched", "nearest"):
+            raise ValueError(f"upsampler must be one of transposed, stretched, nearest, got {kind!r}")
+        self.spec, self.kind = spec, kind
+        if spec.context_conv:
+            self.context = nn.Conv1d(spec.n_mels, spec.n_mels, 2 * spec.context + 1, bias=False)
+            nn.init.dirac_(self.context.weight)
+        half = spec.freq_kernel // 2
+        if kind == "transposed":
+            self.stages = nn.ModuleList(
+                nn.ConvTranspose2d(1, 1, (spec.freq_kernel, 2 * s), (1, s), (half, s // 2)) for s in spec.scales
+            )
+            for stage, s in zip(self.stages, spec.scales, strict=True):
+                ramp = (torch.arange(s) + 0.5) / s
+                self._interpolate(stage, torch.cat([ramp, ramp.flip(0)]))
+        elif kind == "stretched":
+            self.stages = nn.ModuleList(
+                nn.Conv2d(1, 1, (spec.freq_kernel, 2 * s + 1), padding=(half, s), bias=False) for s in spec.scales
+            )
+            for stage, s in zip(self.stages, spec.scales, strict=True):
+                self._interpolate(stage, torch.full((2 * s + 1,), 1 / (2 * s + 1)))
+
+    def _interpolate(self, stage: nn.Module, taps: Tensor) -> None:
+        nn.init.zeros_(stage.weight)
+        stage.weight.data[0, 0, self.spec.freq_kernel // 2] = taps
+        if stage.bias is not None:
+            nn.init.zeros_(stage.bias)
+
+    def weights(self) -> UpsampleWeights:
+        """The polyphase form that the op takes."""
+        device_dtype = next(self.parameters(), torch.zeros(())).detach()
+        if self.kind == "nearest":
+            phases = []
+            for s in self.spec.scales:
+                repeat = device_dtype.new_zeros(self.spec.freq_kernel, 3, s)
+                repeat[self.spec.freq_kernel // 2, 1] = 1
+                phases.append(repeat)
+            biases = [device_dtype.new_zeros(())] * len(phases)
+        else:
+            fold = transposed_phases if self.kind == "transposed" else stretched_phases
+            phases = [fold(stage.weight[0, 0], s) for stage, s in zip(self.stages, self.spec.scales, strict=True)]
+            biases = [
+                device_dtype.new_zeros(()) if stage.bias is None else stage.bias.reshape(()) for stage in self.stages
+            ]
+        return UpsampleWeights(
+            phases=phases, bias=biases, context=self.context.weight if self.spec.context_conv else None
+        )
+
+    def forward(self, mel: Tensor) -> Tensor:
+        """(batch, n_mels, frames + 2 context) -> (batch, n_mels, frames * prod(scales)), as the field's modules compute it."""
+        spec = self.spec
+        if spec.context_conv:
+            mel = self.context(mel)
+        for i, s in enumerate(spec.scales):
+            columns = mel.shape[-1] * s
+            if self.kind == "transposed":
+                mel = self.stages[i](mel[:, None])[:, 0, :, :columns]
+            else:
+                mel = mel.repeat_interleave(s, -1)
+                if self.kind == "stretched":
+                    mel = self.stages[i](mel[:, None])[:, 0]
+            mel = F.leaky_relu(mel, spec.slope)
+        cut = 0 if spec.context_conv else spec.context * spec.columns_per_frame
+        return mel[..., cut : mel.shape[-1] - cut]

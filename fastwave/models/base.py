@@ -1,0 +1,88 @@
+"""What every model shares: a configuration, a folder on disk, and the checks of what a caller hands in."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fastwave import audio, checkpoint, noise
+
+__all__ = ["Model", "load"]
+
+MODELS: dict[str, type[Model]] = {}
+
+
+class Model(nn.Module):
+    """Base of the models. A subclass names its ``config_class`` and its noise, and implements ``generate``."""
+
+    config_class: type
+    noise_kinds: tuple[str, ...]
+
+    def __init_subclass__(cls) -> None:
+        MODELS[cls.__name__] = cls
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+
+    def save(self, folder: str | os.PathLike) -> None:
+        """Writes config.json and model.safetensors into ``folder``."""
+        config = checkpoint.config_to_dict(self.config)
+        checkpoint.save_folder(folder, type(self).__name__, config, self.state_dict())
+
+    def with_context(self, mel: Tensor) -> Tensor:
+        """mel with its edge frames replicated where the upsampler eats context."""
+        context = self.upsampler.spec.context
+        return F.pad(mel, (context, context), "replicate") if context else mel
+
+    def condition(self, mel: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Conditioning columns of mel (batch, n_mels, frames), (batch, n_mels, columns).
+
+        With ``lengths``, the frames of each row, every row is upsampled alone, as if the batch were not there, and zeros
+        follow: an upsampler that saw the padding would leak it into the row's last columns.
+        """
+        if lengths is None:
+            return self.upsampler(self.with_context(mel))
+        batch, bands, frames = mel.shape
+        if lengths.shape != (batch,) or lengths.is_floating_point() or lengths.min() < 1 or lengths.max() > frames:
+            raise ValueError(f"lengths must be {batch} integers from 1 to {frames}, got {lengths.tolist()}")
+        rate = self.upsampler.spec.columns_per_frame
+        out = mel.new_zeros(batch, bands, frames * rate)
+        for row, length in enumerate(lengths.tolist()):
+            out[row, :, : length * rate] = self.upsampler(self.with_context(mel[row : row + 1, :, :length]))[0]
+        return out
+
+    def noise(self, mel: Tensor, noise_tensor: Tensor | None, seed: int) -> Tensor:
+        """The caller's noise, checked, or that of the seed: (batch, noise channels, frames * hop_length)."""
+        audio.check_mel(mel, self.config.mel)
+        batch, _, frames = mel.shape
+        shape = (batch, len(self.noise_kinds), frames * self.config.mel.hop_length)
+        if noise_tensor is None:
+            return noise.draw(self.noise_kinds, seed, batch, 0, shape[2]).to(mel)
+        if tuple(noise_tensor.shape) not in (shape, (shape[0], shape[2]) if shape[1] == 1 else shape):
+            raise ValueError(f"noise must be {shape}, got {tuple(noise_tensor.shape)}")
+        return noise_tensor.to(mel).reshape(shape)
+
+
+def load(folder: str | os.PathLike) -> Model:
+    """The model that ``save`` wrote into ``folder``, in float32 on the CPU, in evaluation mode.
+
+    Raises:
+        FileNotFoundError: no such folder or file.
+        ValueError: a file is corrupt, names an unknown model, or its tensors do not fit its configuration.
+    """
+    name, config, tensors = checkpoint.load_folder(folder)
+    if name not in MODELS:
+        raise ValueError(f"{folder} holds a {name!r}; known models are {', '.join(MODELS)}")
+    model = MODELS[name](checkpoint.config_from_dict(MODELS[name].config_class, config))
+    try:
+        model.load_state_dict({key: tensor.float() for key, tensor in tensors.items()})
+    except RuntimeError as error:
+        raise ValueError(f"{folder} does not fit its configuration: {' '.join(str(error).split())}") from None
+    for key, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"{folder} has non-finite values in {key}")
+    return model.eval()

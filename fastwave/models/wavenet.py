@@ -1,0 +1,253 @@
+"""Autoregressive WaveNet (van den Oord et al., 2016; the Gaussian one: ClariNet, Ping et al., 2018, section 3.1).
+
+    p(x | c) = prod_t p(x_t | x_<t, c)                                            (ClariNet, Eq. 1)
+    p(x_t | x_<t, c) = N(mu(x_<t, c), sigma(x_<t, c)^2)                           (section 3.1)
+
+or a mixture of Gaussians or logistics, or a softmax over amplitude classes, in place of the Gaussian.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from fastwave.audio import MelSpec
+from fastwave.distributions import Gaussian, MixtureOfGaussians, MixtureOfLogistics, Softmax
+from fastwave.layers import GatedStack, Upsampler
+from fastwave.models.base import Model
+from fastwave.ops.gated_stack import GatedStackSpec
+from fastwave.ops.upsample import UpsampleSpec
+from fastwave.ops.wavenet_sample import HeadSpec, initial_sampler_state, wavenet_sample_ref
+
+__all__ = ["WaveNet", "WaveNetConfig"]
+
+# ClariNet, section 5: 80 bands at 80 frames a second of 24 kHz speech, scaled to [0, 1]
+CLARINET_MEL = MelSpec(sample_rate=24000, n_fft=2048, hop_length=300, win_length=1200)
+
+
+def check_hop_length(config) -> None:
+    columns = math.prod(config.upsample_scales) * config.cond_repeat
+    if columns != config.mel.hop_length:
+        raise ValueError(
+            f"upsample_scales and cond_repeat must multiply to hop_length {config.mel.hop_length}, got {columns}"
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WaveNetConfig:
+    """The shape of a WaveNet; GatedStackSpec, UpsampleSpec and HeadSpec say what most fields mean.
+
+    Attributes:
+        distribution: "gaussian", "mixture_of_gaussians", "mixture_of_logistics" or "softmax".
+        components: of a mixture.
+        classes: amplitude classes of a softmax, or quantisation levels of a mixture of logistics.
+        companding: of a softmax, "mulaw" or "linear".
+        one_hot_input: a softmax model reads its samples one-hot (else as amplitudes).
+        initial_class: the class that a one-hot model reads first; None: all zeros.
+        train_log_scale_min: log-scales are clipped from below here in the loss (ClariNet, appendix A).
+        speakers, speaker_channels: a table of speaker embeddings, for global conditioning; ``speakers=0`` with
+            ``speaker_channels`` takes embeddings from the caller.
+        upsampler, upsample_scales, cond_repeat: frames are upsampled by each scale, then each column is
+            repeated: together hop_length.
+    """
+
+    mel: MelSpec
+    distribution: str = "gaussian"
+    components: int = 10
+    classes: int = 65536
+    companding: str = "mulaw"
+    one_hot_input: bool = False
+    initial_class: int | None = None
+    clamp: float = 1.0
+    train_log_scale_min: float = -9.0
+    front_width: int = 1
+    front_relu: bool = False
+    residual_channels: int
+    gate_channels: int
+    skip_channels: int
+    kernel_size: int
+    dilations: Sequence[int]
+    residual_scale: float = math.sqrt(0.5)
+    upsampler: str = "transposed"
+    upsample_scales: Sequence[int]
+    upsample_freq_kernel: int = 3
+    upsample_slope: float = 0.4
+    upsample_context: int = 0
+    upsample_context_conv: bool = False
+    cond_repeat: int = 1
+    speakers: int = 0
+    speaker_channels: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dilations", tuple(self.dilations))
+        object.__setattr__(self, "upsample_scales", tuple(self.upsample_scales))
+        check_hop_length(self)
+        if self.one_hot_input and self.distribution != "softmax":
+            raise ValueError(f"one_hot_input needs distribution 'softmax', got {self.distribution!r}")
+        if self.initial_class is not None and not (self.one_hot_input and 0 <= self.initial_class < self.classes):
+            raise ValueError(f"initial_class must be one of {self.classes} classes of a one-hot input")
+        self.head_spec()  # checks distribution and clamp
+        self.stack_spec()
+        self.upsample_spec()
+
+    @classmethod
+    def clarinet(cls, **changes) -> WaveNetConfig:
+        """ClariNet's Gaussian teacher (section 5): 24 kHz, 20 layers of 128 channels, kernel 2, 80 bands, hop 300."""
+        values = dict(
+            mel=CLARINET_MEL,
+            front_width=32,
+            front_relu=True,
+            residual_channels=128,
+            gate_channels=128,
+            skip_channels=128,
+            kernel_size=2,
+            dilations=[2**i for i in range(10)] * 2,
+            upsample_scales=(15, 20),
+        )
+        return cls(**(values | changes))
+
+    def make_distribution(self):
+        """The output distribution (fastwave.distributions)."""
+        if self.distribution == "gaussian":
+            return Gaussian()
+        if self.distribution == "mixture_of_gaussians":
+            return MixtureOfGaussians(self.components)
+        if self.distribution == "mixture_of_logistics":
+            return MixtureOfLogistics(self.components, self.classes)
+        return Softmax(self.classes, self.companding)
+
+    def head_spec(self) -> HeadSpec:
+        return HeadSpec(distribution=self.distribution, clamp=self.clamp)
+
+    def stack_spec(self) -> GatedStackSpec:
+        return GatedStackSpec(
+            in_channels=self.classes if self.one_hot_input else 1,
+            front_width=self.front_width,
+            front_relu=self.front_relu,
+            residual_channels=self.residual_channels,
+            gate_channels=self.gate_channels,
+            skip_channels=self.skip_channels,
+            kernel_size=self.kernel_size,
+            dilations=self.dilations,
+            residual_scale=self.residual_scale,
+            cond_channels=self.mel.n_mels,
+            cond_repeat=self.cond_repeat,
+            head_channels=(self.skip_channels, self.make_distribution().n_params),
+            head_relu=(True, True),
+        )
+
+    def upsample_spec(self) -> UpsampleSpec:
+        return UpsampleSpec(
+            n_mels=self.mel.n_mels,
+            scales=self.upsample_scales,
+            freq_kernel=self.upsample_freq_kernel,
+            slope=self.upsample_slope,
+            context=self.upsample_context,
+            context_conv=self.upsample_context_conv,
+        )
+
+
+class WaveNet(Model):
+    """A WaveNet vocoder. See WaveNetConfig."""
+
+    config_class = WaveNetConfig
+
+    def __init__(self, config: WaveNetConfig):
+        super().__init__(config)
+        self.distribution = config.make_distribution()
+        self.noise_kinds = self.distribution.noise_kinds
+        self.upsampler = Upsampler(config.upsample_spec(), config.upsampler)
+        self.stack = GatedStack(config.stack_spec(), config.speaker_channels)
+        if config.speakers:
+            self.speakers = nn.Embedding(config.speakers, config.speaker_channels)
+
+    def global_vectors(self, speaker: Tensor | None) -> Tensor | None:
+        """speaker, ids (batch,) or embeddings (batch, channels, 1), to the stack's g (batch, L, 2G)."""
+        if not self.config.speaker_channels:
+            if speaker is not None:
+                raise ValueError("speaker must be None: this model has no global conditioning")
+            return None
+        if speaker is None:
+            raise ValueError("speaker must be ids (batch,) or embeddings (batch, channels, 1), got None")
+        if not speaker.is_floating_point():
+            if not self.config.speakers:
+                raise ValueError("speaker must be embeddings (batch, channels, 1): this model has no table of speakers")
+            if speaker.min() < 0 or speaker.max() >= self.config.speakers:
+                raise ValueError(f"speaker must be ids below {self.config.speakers}, got {speaker.tolist()}")
+            return self.stack.speaker_vectors(self.speakers(speaker))
+        return self.stack.speaker_vectors(speaker.flatten(1))
+
+    def encode(self, wave: Tensor) -> Tensor:
+        """(batch, samples) amplitudes as the stack reads them, (batch, in_channels, samples)."""
+        if not self.config.one_hot_input:
+            return wave[:, None]
+        one_hot = nn.functional.one_hot(self.distribution.quantize(wave), self.config.classes)
+        return one_hot.transpose(1, 2).to(self.stack.front.weight.dtype)
+
+    def first_input(self) -> Tensor:
+        """What the stack reads before there is a sample, (in_channels,)."""
+        first = self.stack.front.weight.new_zeros(self.stack.spec.in_channels)
+        if self.config.initial_class is not None:
+            first[self.config.initial_class] = 1
+        return first
+
+    def network(self, x: Tensor, conditioning: Tensor, speaker: Tensor | None = None) -> Tensor:
+        """The stack itself: x (batch, in_channels, samples) -> parameters; column t reads x[<= t]."""
+        return self.stack(x, conditioning, g=self.global_vectors(speaker))
+
+    def forward(self, wave: Tensor, mel: Tensor, speaker: Tensor | None = None) -> Tensor:
+        """Teacher-forced parameters (batch, n_params, samples): column t is the distribution of wave[t] given wave[<t].
+
+        wave: (batch, frames * hop_length); mel: (batch, n_mels, frames + 2 upsample_context).
+        """
+        first = self.first_input().expand(len(wave), -1)[..., None].detach()
+        delayed = torch.cat([first, self.encode(wave)[..., :-1]], -1)
+        return self.network(delayed, self.upsampler(mel), speaker)
+
+    def loss(self, wave: Tensor, mel: Tensor, speaker: Tensor | None = None) -> Tensor:
+        """Negative log-likelihood in nats per sample; log-scales clipped from below (ClariNet, appendix A)."""
+        parameters = self(wave, mel, speaker).float() if wave.dtype == torch.float32 else self(wave, mel, speaker)
+        return -self.distribution.log_prob(parameters, wave, self.config.train_log_scale_min).mean()
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        mel: Tensor,
+        *,
+        noise: Tensor | None = None,
+        seed: int = 0,
+        temperature: float = 1.0,
+        lengths: Tensor | None = None,
+        speaker: Tensor | None = None,
+    ) -> Tensor:
+        """Samples a waveform, column by column in plain PyTorch: the reference of the kernels.
+
+        Args:
+            mel: (batch, n_mels, frames).
+            noise: (batch, noise channels, frames * hop_length); from ``seed`` where None.
+            lengths: (batch,) frames of each row; zeros after them.
+
+        Returns:
+            (batch, frames * hop_length).
+        """
+        noise = self.noise(mel, noise, seed)
+        conditioning = self.condition(mel, lengths)
+        first = self.first_input()
+        state = initial_sampler_state(self.stack.spec, len(mel), first, dtype=first.dtype)
+        table = self.distribution.decode_table().to(first) if self.config.distribution == "softmax" else None
+        return wavenet_sample_ref(
+            noise,
+            self.stack.weights(),
+            self.stack.spec,
+            self.config.head_spec(),
+            state=state,
+            c=conditioning,
+            g=self.global_vectors(speaker),
+            table=table,
+            temperature=temperature,
+            lengths=None if lengths is None else lengths * self.config.mel.hop_length,
+        )[0]
