@@ -84,6 +84,7 @@ class Upsampler(nn.Module):
         if kind not in ("transposed", "stretched", "nearest"):
             raise ValueError(f"upsampler must be one of transposed, stretched, nearest, got {kind!r}")
         self.spec, self.kind = spec, kind
+        self.register_buffer("unit", torch.ones(()), persistent=False)  # knows the dtype where there is no parameter
         if spec.context_conv:
             self.context = nn.Conv1d(spec.n_mels, spec.n_mels, 2 * spec.context + 1, bias=False)
             nn.init.dirac_(self.context.weight)
@@ -110,7 +111,7 @@ class Upsampler(nn.Module):
 
     def weights(self) -> UpsampleWeights:
         """The polyphase form that the op takes."""
-        device_dtype = next(self.parameters(), torch.zeros(())).detach()
+        device_dtype = next(self.parameters(), self.unit).detach()
         if self.kind == "nearest":
             phases = []
             for s in self.spec.scales:

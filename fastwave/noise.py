@@ -15,7 +15,8 @@ BLOCK = 1024  # samples that one generator fills
 
 def _block(kinds: Sequence[str], seed: int, row: int, block: int) -> np.ndarray:
     """(channels, BLOCK) float32 from a counter-based generator (Philox) keyed by (seed, row), at counter ``block``."""
-    generator = np.random.Generator(np.random.Philox(key=[seed, row], counter=[0, 0, 0, block]))
+    key = np.array([seed, row], np.uint64)  # a list would become float64 where seed takes 64 bits
+    generator = np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, block]))
     out = np.empty((len(kinds), BLOCK), np.float32)
     for channel, kind in zip(out, kinds, strict=True):
         if kind == "normal":

@@ -41,8 +41,8 @@ class Model(nn.Module):
     def condition(self, mel: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Conditioning columns of mel (batch, n_mels, frames), (batch, n_mels, columns).
 
-        With ``lengths``, the frames of each row, every row is upsampled alone, as if the batch were not there, and zeros
-        follow: an upsampler that saw the padding would leak it into the row's last columns.
+        With ``lengths``, the frames of each row, every row is upsampled alone and zeros follow: an upsampler that saw
+        the padding would leak it into the row's last columns.
         """
         if lengths is None:
             return self.upsampler(self.with_context(mel))

@@ -54,6 +54,8 @@ class ClariNetStudentConfig:
     upsample_scales: Sequence[int]
     upsample_freq_kernel: int = 3
     upsample_slope: float = 0.4
+    upsample_context: int = 0
+    upsample_context_conv: bool = False
     cond_repeat: int = 1
     initial_log_sigma: float = -4.0
 
@@ -112,6 +114,8 @@ class ClariNetStudentConfig:
             scales=self.upsample_scales,
             freq_kernel=self.upsample_freq_kernel,
             slope=self.upsample_slope,
+            context=self.upsample_context,
+            context_conv=self.upsample_context_conv,
         )
 
 

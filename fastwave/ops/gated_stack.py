@@ -301,11 +301,10 @@ def gated_stack_ref(
             v = history.extend(v, reach[layer])
         else:
             v = F.pad(v, (reach[layer] // 2,) * 2)
+        v = _taps(v, spec.kernel_size, dilation, 0, 0)
         if spec.separable:
-            depthwise = weights.depthwise[layer]
-            v = F.conv1d(v, depthwise[:, None], weights.depthwise_bias[layer], dilation=dilation, groups=len(depthwise))
-        else:
-            v = _taps(v, spec.kernel_size, dilation, 0, 0)
+            taps = v.unflatten(1, (spec.kernel_size, -1)) * weights.depthwise[layer].T[..., None]
+            v = taps.sum(1) + weights.depthwise_bias[layer][:, None]
         a = _product(_flat(weights.conv[layer]), v, weights.conv_bias[layer])
         if c is not None:
             a = a + conditioning(layer)

@@ -65,9 +65,8 @@ class UpsampleSpec:
     @property
     def reach(self) -> int:
         """Frames on each side of a frame that its columns depend on."""
-        stages = [s for s in self.scales if s > 1]
         rate, reach = 1, 0.0
-        for scale in stages:
+        for scale in self.scales:
             reach += 1 / rate
             rate *= scale
         return self.context + math.ceil(reach)
