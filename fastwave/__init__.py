@@ -1,0 +1,9 @@
+"""fastwave: WaveNet-family vocoders on C++ and CUDA kernels."""
+
+from fastwave import models
+from fastwave.audio import MelSpec
+from fastwave.vocoder import Vocoder, load, voices
+
+__all__ = ["MelSpec", "Vocoder", "__version__", "load", "models", "voices"]
+
+__version__ = "0.1.0"
