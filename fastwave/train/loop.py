@@ -1,0 +1,277 @@
+"""One training loop for every model that has ``loss(wave, mel)``.
+
+Adam; a learning rate that rises linearly, then falls along half a cosine; gradients clipped by their global norm. A run
+is a function of its options: batches are keyed by (seed, step), and so are torch's random numbers, so that a run
+that was stopped and resumed ends in the same weights, bit for bit, as one that was not (on a CPU).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import math
+import pickle
+import re
+import signal
+import threading
+import time
+import zipfile
+from pathlib import Path
+from typing import Literal
+
+import torch
+from tqdm import tqdm
+
+from fastwave import checkpoint
+from fastwave.models import Model
+from fastwave.train.data import Dataset, find_clips, select
+
+__all__ = ["Training", "fit", "learning_rate", "run"]
+
+CHECKPOINT, LOG, MODEL = "checkpoint.pt", "log.jsonl", "model"
+VALIDATION_SEGMENTS = 4  # of each validation clip
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Training:
+    """Options of a training run. A subclass gives the model.
+
+    Attributes:
+        data: folder in LJ Speech's layout (metadata.csv), or any folder of WAV and FLAC files.
+        out: folder of checkpoint.pt, log.jsonl and model/ (for fastwave.load); a run that is there is resumed.
+        config: JSON file with the model's whole configuration, in place of the built-in one.
+        validation_clips: names of clips, or globs of them, that give the validation loss.
+        exclude_clips: names of clips, or globs of them, that are left out: the test clips.
+        min_sample_rate: train on no files below this rate, Hz.
+        steps: updates of the whole run; the learning rate's schedule spans them.
+        minutes: stop after this time, with a checkpoint.
+        interval: steps between checkpoints, each with a line of the log.
+        batch: segments of a step.
+        frames: mel frames of a segment.
+        learning_rate: at its highest.
+        warmup: steps over which the learning rate rises.
+        final_rate: the learning rate's end, as a fraction of its highest.
+        clip_norm: largest global norm of the gradient.
+        precision: of matrix products; weights, their updates and validation are float32. bfloat16 is the faster one
+            on GPUs, and on CPUs with AVX512_BF16 or AMX.
+        seed: of the weights, the batches and the noise.
+        device: "cpu", "cuda" or "cuda:N".
+        threads: CPU threads; all of them where absent.
+    """
+
+    data: Path
+    out: Path
+    config: Path | None = None
+    validation_clips: tuple[str, ...] = ()
+    exclude_clips: tuple[str, ...] = ()
+    min_sample_rate: int = 0
+    steps: int = 100_000
+    minutes: float | None = None
+    interval: int = 500
+    batch: int = 2
+    frames: int = 32
+    learning_rate: float
+    warmup: int = 200
+    final_rate: float = 0.05
+    clip_norm: float
+    precision: Literal["bfloat16", "float32"] = "bfloat16"
+    seed: int = 0
+    device: str = "cpu"
+    threads: int | None = None
+
+    def make_model(self) -> Model:
+        """The model with its initial weights, from torch's generator."""
+        raise NotImplementedError
+
+    def read_config(self, kind: type, preset):
+        """The configuration in the file ``config``, or ``preset`` where there is none."""
+        if self.config is None:
+            return preset
+        try:
+            values = json.loads(self.config.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"config must be a JSON file, got {str(self.config)!r}: {error}") from None
+        return checkpoint.config_from_dict(kind, values)
+
+    def check(self) -> None:
+        """ValueError for a number out of its range."""
+        for name in ("steps", "interval", "batch", "frames", "threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        for name in ("minutes", "learning_rate", "clip_norm"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name} must be above 0, got {value}")
+        for name in ("warmup", "min_sample_rate"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if not 0 <= self.final_rate <= 1:
+            raise ValueError(f"final_rate must be from 0 to 1, got {self.final_rate}")
+        if not 0 <= self.seed < 2**31:
+            raise ValueError(f"seed must be from 0 to 2**31 - 1, got {self.seed}")
+
+
+def run(training: Training, quiet: bool = False) -> None:
+    """Trains as the options say: finds the clips, makes the model, and fits or resumes it.
+
+    Raises:
+        ValueError, OSError: bad options or data, or a file that cannot be read or written.
+        FloatingPointError: the loss or a gradient is not finite.
+        KeyboardInterrupt: Ctrl-C, after a checkpoint.
+    """
+    training.check()
+    torch.manual_seed(training.seed)
+    model = training.make_model().to(checked_device(training.device))
+    _, clips = select(find_clips(training.data), training.exclude_clips)
+    held_out, clips = select(clips, training.validation_clips)
+    clips = [clip for clip in clips if clip.sample_rate >= training.min_sample_rate]
+    segments = (model.config.mel, training.frames, model.upsampler.spec.context)
+    train = Dataset(clips, *segments)
+    validation = Dataset(held_out, *segments) if held_out else None
+    if not quiet:
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        print(
+            f"{type(model).__name__} with {parameters:,} parameters; {train.seconds:.0f} s in {len(train.clips)} clips"
+        )
+    fit(model, train, validation, training, quiet)
+
+
+def checked_device(name: str) -> torch.device:
+    """The device of that name; ValueError where this machine has none."""
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise ValueError(f"device must be cpu, cuda or cuda:N, got {name!r}")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device must be one that is here ({torch.cuda.device_count()} CUDA devices), got {name!r}")
+    return device
+
+
+def learning_rate(training: Training, step: int) -> float:
+    """Of the update that follows ``step`` updates: a linear rise times half a cosine, from 1 to ``final_rate``."""
+    rise = min(1.0, (step + 1) / training.warmup) if training.warmup else 1.0
+    cosine = 0.5 * (1.0 + math.cos(math.pi * min(1.0, step / training.steps)))
+    return training.learning_rate * rise * (training.final_rate + (1.0 - training.final_rate) * cosine)
+
+
+def fit(model: Model, train: Dataset, validation: Dataset | None, training: Training, quiet: bool = False) -> None:
+    """Trains ``model`` in place, from the checkpoint in ``training.out`` or else its present weights; see run()."""
+    if training.threads is not None:
+        torch.set_num_threads(training.threads)
+    device = next(model.parameters()).device
+    training.out.mkdir(parents=True, exist_ok=True)
+    optimizer = torch.optim.Adam(model.parameters(), lr=training.learning_rate)
+    step, seconds = _resume(training.out / CHECKPOINT, model, optimizer)
+    model.train()
+
+    started, losses = time.monotonic(), []
+    deadline = math.inf if training.minutes is None else started + 60 * training.minutes
+    with (
+        _interrupts() as interrupted,
+        open(training.out / LOG, "a", encoding="utf-8") as log,
+        tqdm(total=training.steps, initial=step, unit="step", disable=quiet, dynamic_ncols=True) as bar,
+    ):
+        while step < training.steps:
+            segments = train.draw(training.batch, training.seed, step)
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(training, step)
+            torch.manual_seed(training.seed << 32 | step)
+            with torch.autocast(device.type, torch.bfloat16, enabled=training.precision == "bfloat16"):
+                loss = model.loss(segments.wave.to(device), segments.mel.to(device))
+            optimizer.zero_grad()
+            loss.backward()
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), training.clip_norm)
+            if not (math.isfinite(loss.item()) and math.isfinite(norm.item())):
+                raise FloatingPointError(
+                    f"loss and gradient must be finite, got {loss.item()} and {norm.item()} at step {step} "
+                    f"on {', '.join(segments.names)}"
+                )
+            optimizer.step()
+            step += 1
+            losses.append(loss.item())
+            bar.update()
+            bar.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
+
+            stopping = step == training.steps or time.monotonic() > deadline
+            if stopping or interrupted or step % training.interval == 0:
+                _save(training.out / CHECKPOINT, model, optimizer, step, seconds + time.monotonic() - started)
+                model.save(training.out / MODEL)
+            if interrupted:
+                raise KeyboardInterrupt
+            if stopping or step % training.interval == 0:
+                line = {"step": step, "seconds": round(seconds + time.monotonic() - started, 1)}
+                line |= {"loss": sum(losses) / len(losses)}
+                if validation is not None:
+                    line |= {"validation_loss": validation_loss(model, validation, training.seed)}
+                log.write(json.dumps(line | {"learning_rate": learning_rate(training, step)}) + "\n")
+                log.flush()
+                if not quiet:
+                    bar.write(", ".join(f"{k} {v:.4g}" if k.endswith("loss") else f"{k} {v}" for k, v in line.items()))
+                losses.clear()
+            if stopping:
+                break
+
+
+@torch.no_grad()
+def validation_loss(model: Model, validation: Dataset, seed: int) -> float:
+    """Mean loss, in float32, over segments of every clip; torch's generator is left in another state."""
+    device = next(model.parameters()).device
+    torch.manual_seed(seed)
+    total = 0.0
+    for clip in range(len(validation.clips)):
+        segments = validation.spread(clip, VALIDATION_SEGMENTS)
+        total += model.loss(segments.wave.to(device), segments.mel.to(device)).item()
+    return total / len(validation.clips)
+
+
+@contextlib.contextmanager
+def _interrupts():
+    """Ctrl-C fills the list that this yields, so that the loop ends its step; a second Ctrl-C acts as usual."""
+    interrupted = []
+    if threading.current_thread() is not threading.main_thread():  # Python delivers signals to the main one alone
+        yield interrupted
+        return
+
+    def stop(number, _):
+        interrupted.append(number)
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _save(path: Path, model: Model, optimizer: torch.optim.Optimizer, step: int, seconds: float) -> None:
+    state = {
+        "config": checkpoint.config_to_dict(model.config),
+        "step": step,
+        "seconds": seconds,
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+    }
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    checkpoint.write_whole(path, buffer.getvalue())
+
+
+def _resume(path: Path, model: Model, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
+    """Loads what ``_save`` wrote and returns its step and seconds; 0 and 0 where there is no file."""
+    if not path.exists():
+        return 0, 0.0
+    try:
+        if not zipfile.is_zipfile(path):  # as torch.save writes; torch.load would try older formats
+            raise KeyError
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        config, step, seconds = state["config"], state["step"], state["seconds"]
+        weights, moments = state["model"], state["optimizer"]
+    except (RuntimeError, KeyError, TypeError, pickle.UnpicklingError):
+        raise ValueError(f"out must hold a checkpoint of this command or none, got a corrupt {str(path)!r}") from None
+    if config != checkpoint.config_to_dict(model.config):
+        raise ValueError(f"out must hold a checkpoint of the same configuration, got another in {str(path)!r}")
+    model.load_state_dict(weights)
+    optimizer.load_state_dict(moments)
+    return step, seconds
