@@ -1,0 +1,427 @@
+"""The CPU kernels against the float64 references: every instruction set, boundary sizes, and the real models' sizes.
+
+The bound is a small multiple of the error that torch's own float32 makes against the same float64 reference.
+"""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from fastwave import _cpu, models, noise
+from fastwave.audio import MelSpec
+from fastwave.layers import GatedStack, Upsampler
+from fastwave.models import ClariNetStudentConfig, WaveNetConfig
+from fastwave.ops.custom import arguments
+from fastwave.ops.gated_stack import GatedStackSpec, gated_stack, gated_stack_ref, initial_state
+from fastwave.ops.upsample import UpsampleSpec, upsample, upsample_ref
+from fastwave.ops.wavenet_sample import initial_sampler_state, wavenet_sample, wavenet_sample_ref
+from fastwave.pack import pack_gated_stack, pack_upsample
+
+
+@pytest.fixture(params=_cpu.isas())
+def isa(request):
+    before = _cpu.isa()
+    _cpu.set_isa(request.param)
+    yield request.param
+    assert _cpu.isa() == request.param  # the kernels that ran are the ones that were asked for
+    _cpu.set_isa(before)
+
+
+def error(value, reference):
+    return float((value.double() - reference).norm() / reference.norm().clamp(min=1e-30))
+
+
+def assert_close(value, torch_float32, reference):
+    """Within four times the error of torch's float32, or of one rounding of each value."""
+    assert value.shape == reference.shape
+    assert torch.isfinite(value).all()
+    assert error(value, reference) <= 4 * max(error(torch_float32, reference), 2**-24)
+
+
+def to64(named):
+    return {k: v.double() if torch.is_tensor(v) and v.is_floating_point() else v for k, v in named.items()}
+
+
+def make_stack(spec, seed=0):
+    torch.manual_seed(seed)
+    stack = GatedStack(spec).requires_grad_(False)
+    for name, parameter in stack.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter, 0, 0.2)
+    return stack, GatedStack(spec).double().requires_grad_(False)
+
+
+SMALL = dict(
+    front_width=5,
+    front_relu=True,
+    residual_channels=20,
+    gate_channels=24,
+    skip_channels=18,
+    kernel_size=3,
+    dilations=(1, 2, 4, 8, 16, 3),
+    cond_channels=7,
+    head_channels=(18, 2),
+    head_relu=(True, True),
+)
+
+SHAPES = {
+    "plain": {},
+    "tiny": dict(residual_channels=1, gate_channels=1, skip_channels=1, cond_channels=1, head_channels=(1, 2)),
+    "lanes": dict(residual_channels=16, gate_channels=32, skip_channels=48, head_channels=(48, 2)),
+    "lanes-1": dict(residual_channels=15, gate_channels=31, skip_channels=47, head_channels=(47, 2)),
+    "lanes+1": dict(residual_channels=17, gate_channels=33, skip_channels=49, head_channels=(49, 2)),
+    "k1": dict(kernel_size=1),
+    "k2": dict(kernel_size=2, dilations=(1, 7, 8, 9, 64)),
+    "k5": dict(kernel_size=5),
+    "front1": dict(front_width=1, front_relu=False),
+    "front32": dict(front_width=32),
+    "unconditional": dict(cond_channels=0),
+    "projected": dict(cond_channels=0, cond_projected=True),
+    "repeat": dict(cond_repeat=16),
+    "repeat-projected": dict(cond_channels=0, cond_projected=True, cond_repeat=3),
+    "scale1": dict(residual_scale=1.0),
+    "no-skip": dict(skip_channels=0, head_channels=(2,), head_relu=(False,)),
+    "three-heads": dict(head_channels=(30, 5, 4), head_relu=(False, True, False)),
+    "centred": dict(causal=False, front_causal=False),
+    "centred-front1": dict(causal=False, front_width=1),
+    "affine": dict(epilogue="affine"),
+    "affine-input": dict(epilogue="affine", delay="input"),
+    "affine-output": dict(epilogue="affine", delay="output"),
+    "inverse": dict(epilogue="inverse", epilogue_order="log_sigma"),
+    "inverse-output": dict(epilogue="inverse", epilogue_order="log_sigma", delay="output"),
+    "coupling": dict(in_channels=4, head_channels=(18, 8), epilogue="inverse", causal=False, front_width=1),
+    "delayed": dict(delay="input"),
+}
+
+
+def make_inputs(spec, time, batch=2):
+    columns = -(-time // spec.cond_repeat)
+    channels = spec.layers * 2 * spec.gate_channels if spec.cond_projected else spec.cond_channels
+    x = torch.randn(batch, spec.in_channels, time)
+    c = torch.randn(batch, channels, columns) if channels else None
+    extras = {
+        "g": torch.randn(batch, spec.layers, 2 * spec.gate_channels),
+        "u": torch.randn(batch, spec.layers, spec.residual_channels),
+        "y": torch.randn(batch, spec.out_channels, time),
+        "lengths": torch.tensor([time] + [time // 3] * (batch - 1)),
+        "reverse": True,
+    }
+    return x, c, extras
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_gated_stack(isa, shape):
+    spec = GatedStackSpec(**(SMALL | SHAPES[shape]))
+    stack, stack64 = make_stack(spec)
+    stack64.load_state_dict(stack.state_dict())
+    weights = pack_gated_stack(stack.weights(), spec)
+    assert weights.numel() == _cpu.packed_size(arguments(spec))
+    for time in (1, 15, 16, 17, 97, 250):
+        x, c, extras = make_inputs(spec, time)
+        choices = [{}, *({name: extras[name]} for name in extras), extras] if time == 250 else [{}]
+        for named in choices:
+            out = gated_stack(x, weights, spec, c=c, **named)
+            reference = stack64(**to64({"x": x, "c": c} | named))
+            assert_close(out, stack(x, c, **named), reference)
+    empty = gated_stack(x[..., :0], weights, spec, c=None if c is None else c[..., :0])
+    assert empty.shape == (2, spec.out_channels, 0)
+
+
+@pytest.mark.parametrize("shape", [name for name in SHAPES if "centred" not in name and name != "coupling"])
+def test_gated_stack_in_pieces_is_the_same_to_the_bit(isa, shape):
+    spec = GatedStackSpec(**(SMALL | SHAPES[shape]))
+    stack, _ = make_stack(spec)
+    weights = pack_gated_stack(stack.weights(), spec)
+    x, c, extras = make_inputs(spec, 16 * 3 * 6)
+    named = {"g": extras["g"], "u": extras["u"]}
+    whole = gated_stack(x, weights, spec, c=c, **named)
+    states = [initial_state(spec, 2) for _ in range(2)]
+    kernel, reference = [], []
+    for start, end in ((0, 0), (0, 48), (48, 192), (192, 240), (240, 288)):
+        piece = None if c is None else c[..., start // spec.cond_repeat : end // spec.cond_repeat]
+        kernel.append(gated_stack(x[..., start:end], weights, spec, c=piece, state=states[0], **named))
+        if end:
+            reference.append(stack(x[..., start:end], piece, state=states[1], **named))
+    assert torch.equal(torch.cat(kernel, 2), whole)
+    torch.testing.assert_close(torch.cat(reference, 2), whole, rtol=2e-5, atol=2e-5)
+    torch.testing.assert_close(states[0], states[1], rtol=2e-5, atol=2e-5)  # one layout for both
+
+
+def test_gated_stack_rows_do_not_depend_on_batch_or_threads(isa):
+    spec = GatedStackSpec(**SMALL)
+    stack, _ = make_stack(spec)
+    weights = pack_gated_stack(stack.weights(), spec)
+    x, c, _ = make_inputs(spec, 200, batch=5)
+    lengths = torch.tensor([200, 1, 0, 37, 150])
+    together = gated_stack(x, weights, spec, c=c, lengths=lengths, threads=3)
+    for row, length in enumerate(lengths.tolist()):
+        alone = gated_stack(x[row : row + 1, :, :length], weights, spec, c=c[row : row + 1, :, :length])
+        assert torch.equal(together[row, :, :length], alone[0])
+        assert not together[row, :, length:].any()
+
+
+MEL = MelSpec(n_mels=7, hop_length=16, n_fft=64, win_length=64, sample_rate=8000, fmax=4000.0)
+TINY = dict(
+    mel=MEL,
+    residual_channels=20,
+    gate_channels=24,
+    skip_channels=18,
+    kernel_size=3,
+    dilations=(1, 2, 4, 8, 16),
+    upsample_scales=(16,),
+    front_width=3,
+)
+HEADS = {
+    "gaussian": {},
+    "gaussian-repeat": dict(upsample_scales=(4,), cond_repeat=4),
+    "gaussian-k2-far": dict(kernel_size=2, dilations=(64, 1, 7, 8, 9), front_width=32, front_relu=True),
+    "mixture_of_gaussians": dict(distribution="mixture_of_gaussians", components=3),
+    "mixture_of_logistics": dict(distribution="mixture_of_logistics", components=10),
+    "softmax": dict(distribution="softmax", classes=40),
+    "softmax-one-hot": dict(distribution="softmax", classes=40, one_hot_input=True, initial_class=19),
+}
+
+
+def make_sampler(config):
+    torch.manual_seed(1)
+    model = models.WaveNet(config).eval().requires_grad_(False)
+    reference = models.WaveNet(config).double().eval().requires_grad_(False)
+    reference.load_state_dict(model.state_dict())
+    table = model.distribution.decode_table() if config.distribution == "softmax" else None
+    spec = model.stack.spec
+    weights = pack_gated_stack(model.stack.weights(), spec)
+
+    def sample(z, c, state=None, **named):
+        state = initial_sampler_state(spec, len(z), model.first_input()) if state is None else state
+        return wavenet_sample(z, weights, spec, config.head_spec(), state=state, c=c, table=table, **named)
+
+    return model, reference, sample
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_wavenet_sample(isa, head):
+    model, reference, sample = make_sampler(WaveNetConfig(**(TINY | HEADS[head])))
+    batch, frames = 3, 6
+    mel = torch.rand(batch, 7, frames)
+    z = noise.draw(model.noise_kinds, 5, batch, 0, frames * 16)
+    c = model.upsampler(mel)
+    for temperature in (1.0, 0.5, 0.0):
+        free, parameters = sample(z, c, temperature=temperature, return_parameters=True)
+        assert_close(
+            free,
+            model.generate(mel, noise=z, temperature=temperature),
+            reference.generate(mel.double(), noise=z.double(), temperature=temperature),
+        )
+        # every parameter, on the path that was drawn
+        assert_close(parameters, model(free, mel), reference(free.double(), mel.double()))
+    forced, forced_parameters = sample(z, c, forced=free[:, :50], temperature=0.0, return_parameters=True)
+    assert torch.equal(forced, free)
+    assert torch.equal(forced_parameters, parameters)
+
+
+def test_wavenet_sample_in_pieces_and_batches_is_the_same_to_the_bit(isa):
+    config = WaveNetConfig(**(TINY | HEADS["gaussian-repeat"]))
+    model, _, sample = make_sampler(config)
+    spec, batch, time = model.stack.spec, 11, 128
+    z = torch.randn(batch, 1, time)
+    c = torch.rand(batch, 7, time // 4)
+    lengths = torch.tensor([time, 0, 5, 64, 100, 1, time, 3, 8, 16, 17])
+    state = initial_sampler_state(spec, batch, model.first_input())
+    whole, _ = sample(z, c, state=state, lengths=lengths, threads=2)
+    for row, length in enumerate(lengths.tolist()):
+        alone_state = initial_sampler_state(spec, 1, model.first_input())
+        alone = [
+            sample(
+                z[row : row + 1, :, start:end],
+                c[row : row + 1, :, start // 4 : start // 4 - (start - end) // 4],
+                state=alone_state,
+            )[0]
+            for start, end in ((0, min(length, 12)), (min(length, 12), length))
+        ]
+        assert torch.equal(whole[row, :length], torch.cat(alone, 1)[0])
+        assert not whole[row, length:].any()
+        assert torch.equal(state[row], alone_state[0])
+
+
+def test_wavenet_sample_speaker_vectors(isa):
+    config = WaveNetConfig(**TINY, speakers=4, speaker_channels=5)
+    model, reference, sample = make_sampler(config)
+    mel, z = torch.rand(2, 7, 3), torch.randn(2, 1, 48)
+    speaker = torch.tensor([3, 1])
+    free, _ = sample(z, model.upsampler(mel), g=model.global_vectors(speaker))
+    assert_close(
+        free,
+        model.generate(mel, noise=z, speaker=speaker),
+        reference.generate(mel.double(), noise=z.double(), speaker=speaker),
+    )
+
+
+R9Y9 = dict(
+    mel=MelSpec.preset("r9y9/wavenet_vocoder"),
+    residual_channels=128,
+    gate_channels=128,
+    skip_channels=128,
+    kernel_size=3,
+    upsampler="stretched",
+    upsample_scales=(4, 4, 4, 4),
+    upsample_freq_kernel=1,
+    upsample_slope=1.0,
+    upsample_context=2,
+    upsample_context_conv=True,
+)
+FULL = {
+    "clarinet-teacher": WaveNetConfig.clarinet(),
+    "r9y9-mixture_of_logistics": WaveNetConfig(
+        distribution="mixture_of_logistics", dilations=[2**i for i in range(6)] * 4, **R9Y9
+    ),
+    "r9y9-gaussian": WaveNetConfig(dilations=[2**i for i in range(6)] * 4, **R9Y9),
+    "r9y9-softmax": WaveNetConfig(
+        distribution="softmax",
+        classes=256,
+        one_hot_input=True,
+        initial_class=127,
+        dilations=[2**i for i in range(10)] * 3,
+        **R9Y9,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_wavenet_sample_at_full_size(isa, name):
+    """Free-running over a prefix, then the parameters over everything, on the drawn path."""
+    config = FULL[name]
+    model, reference, sample = make_sampler(config)
+    frames = 2
+    mel = torch.rand(1, 80, frames + 2 * config.upsample_context)
+    z = noise.draw(model.noise_kinds, 0, 1, 0, frames * config.mel.hop_length)
+    c = model.upsampler(mel)
+    free, parameters = sample(z, c, return_parameters=True)
+    assert_close(parameters, model(free, mel), reference(free.double(), mel.double()))
+    prefix = 24
+    named = dict(
+        c=c[..., :prefix].double(),
+        state=initial_sampler_state(model.stack.spec, 1, model.first_input().double(), dtype=torch.float64),
+        table=model.distribution.decode_table().double() if config.distribution == "softmax" else None,
+    )
+    path, _ = wavenet_sample_ref(
+        z[..., :prefix].double(), reference.stack.weights(), model.stack.spec, config.head_spec(), **named
+    )
+    torch.testing.assert_close(free[:, :prefix].double(), path, rtol=1e-5, atol=1e-5)
+
+
+PARALLEL = {
+    "clarinet-student-1": ClariNetStudentConfig.student_1(),
+    "clarinet-student-2": ClariNetStudentConfig.student_2(),
+}
+
+
+@pytest.mark.parametrize("name", PARALLEL)
+def test_gated_stack_at_full_size(isa, name):
+    torch.manual_seed(0)
+    model = models.ClariNetStudent(PARALLEL[name]).requires_grad_(False)
+    flow = model.flows[-1]
+    x, c = torch.randn(1, 1, 1500), torch.rand(1, 80, 1500)
+    out = gated_stack(x, pack_gated_stack(flow.weights(), flow.spec), flow.spec, c=c)
+    double = GatedStack(flow.spec).double().requires_grad_(False)
+    double.load_state_dict(flow.state_dict())
+    assert_close(out, flow(x, c), double(x.double(), c.double()))
+
+
+@pytest.mark.parametrize(
+    ("kind", "scales", "options"),
+    [
+        ("transposed", (15, 20), dict(freq_kernel=3, slope=0.4)),
+        ("transposed", (4,), dict(freq_kernel=5, slope=1.0, context=2)),
+        ("stretched", (4, 3), dict(freq_kernel=1, context=2, context_conv=True)),
+        ("stretched", (2, 2, 4), dict(freq_kernel=3, slope=0.4, context=1)),
+        ("nearest", (3, 5), {}),
+        ("nearest", (), {}),
+    ],
+)
+def test_upsample(isa, kind, scales, options):
+    torch.manual_seed(0)
+    spec = UpsampleSpec(n_mels=6, scales=scales, **options)
+    module = Upsampler(spec, kind).requires_grad_(False)
+    for parameter in module.parameters():
+        torch.nn.init.normal_(parameter, 0, 0.5)
+    packed = pack_upsample(module.weights())
+    frames = 12
+    mel = torch.randn(2, 6, frames + 2 * spec.context)
+    weights64 = Upsampler(spec, kind).double()
+    weights64.load_state_dict(module.state_dict())
+    reference = upsample_ref(mel.double(), weights64.weights(), spec)
+    whole = upsample(mel, packed, spec)
+    assert_close(whole, module(mel), reference.detach())
+    for first, end in ((0, 1), (3, 4), (5, 9), (0, frames), (11, 12)):  # a window gives the whole's bits
+        start = max(0, first - spec.reach + spec.context)
+        stop = min(frames, end + spec.reach - spec.context) + 2 * spec.context
+        window = upsample(mel[..., start:stop], packed, spec, skip=first - start, frames=end - first)
+        rate = math.prod(scales)
+        assert torch.equal(window, whole[..., first * rate : end * rate])
+
+
+def test_ops_pass_opcheck():
+    checks = ("test_schema", "test_faketensor", "test_autograd_registration")
+    spec = GatedStackSpec(**SMALL)
+    stack, _ = make_stack(spec)
+    weights = pack_gated_stack(stack.weights(), spec)
+    x, c, _ = make_inputs(spec, 40)
+    keywords = dict(reverse=False, threads=1, **arguments(spec))
+    for state in (None, initial_state(spec, 2)):
+        tensors = (x, weights, c, None, None, None, None, state)
+        torch.library.opcheck(torch.ops.fastwave.gated_stack.default, tensors, keywords, test_utils=checks)
+
+    model, _, _ = make_sampler(WaveNetConfig(**TINY))
+    spec = model.stack.spec
+    tensors = (
+        torch.randn(2, 1, 16),
+        pack_gated_stack(model.stack.weights(), spec),
+        torch.rand(2, 7, 16),
+        None,
+        None,
+        None,
+        None,
+        initial_sampler_state(spec, 2),
+    )
+    keywords = dict(temperature=1.0, return_parameters=True, threads=1)
+    keywords |= arguments(spec) | arguments(model.config.head_spec())
+    torch.library.opcheck(torch.ops.fastwave.wavenet_sample.default, tensors, keywords, test_utils=checks)
+
+    upsampler = model.upsampler
+    tensors = (torch.rand(2, 7, 5), pack_upsample(upsampler.weights()))
+    keywords = dict(skip=1, frames=2, threads=1, **arguments(upsampler.spec))
+    torch.library.opcheck(torch.ops.fastwave.upsample.default, tensors, keywords, test_utils=checks)
+
+
+def test_reference_and_kernel_share_the_sampler_state():
+    """A generation may start on one and go on, on the other."""
+    config = WaveNetConfig(**TINY)
+    model, _, sample = make_sampler(config)
+    spec = model.stack.spec
+    z, c = torch.randn(2, 1, 64), torch.rand(2, 7, 64)
+    whole, _ = sample(z, c)
+    state = initial_sampler_state(spec, 2, model.first_input())
+    head = config.head_spec()
+    first, _ = wavenet_sample_ref(z[..., :20], model.stack.weights(), spec, head, state=state, c=c[..., :20])
+    second, _ = sample(z[..., 20:], c[..., 20:], state=state)
+    torch.testing.assert_close(torch.cat([first, second], 1), whole, rtol=1e-5, atol=1e-5)
+
+
+def test_separable_stack_is_refused_in_one_line():
+    spec = GatedStackSpec(**(SMALL | {"separable": True}))
+    with pytest.raises(ValueError, match="separable must be False"):
+        pack_gated_stack(GatedStack(spec).weights(), spec)
+    with pytest.raises(ValueError, match="separable must be False on the CPU kernels"):
+        _cpu.packed_size(arguments(spec))
+
+
+def test_reference_of_a_changed_spec_differs():
+    """The comparison can fail: another residual scale is another function."""
+    spec = GatedStackSpec(**SMALL)
+    stack, _ = make_stack(spec)
+    x, c, _ = make_inputs(spec, 50)
+    out = gated_stack(x, pack_gated_stack(stack.weights(), spec), spec, c=c)
+    other = gated_stack_ref(x, stack.weights(), dataclasses.replace(spec, residual_scale=1.0), c=c)
+    assert error(out, other.double()) > 1e-3
