@@ -19,7 +19,8 @@ namespace {
 
 using Integers = std::vector<int64_t>;
 
-constexpr int64_t largest = int64_t{1} << 24;  // of any size in a shape: products of four stay below 2^63 only if checked
+constexpr int64_t largest =
+    int64_t{1} << 24;  // of any size in a shape: products of four stay below 2^63 only if checked
 
 int64_t integer(const py::dict& spec, const char* name, int64_t least, int64_t most = largest) {
     const auto value = py::cast<int64_t>(spec[name]);
@@ -70,9 +71,7 @@ struct Shape : StackShape {
         cond_channels = integer(spec, "cond_channels", 0, 1 << 16);
         cond_repeat = integer(spec, "cond_repeat", 1);
         const bool projected = py::cast<bool>(spec["cond_projected"]);
-        conditioning = projected        ? Conditioning::projected
-                       : cond_channels  ? Conditioning::raw
-                                        : Conditioning::none;
+        conditioning = projected ? Conditioning::projected : cond_channels ? Conditioning::raw : Conditioning::none;
         if (py::cast<bool>(spec["separable"])) fail("separable", "False on the CPU kernels", "True");
         head_list = integers(spec, "head_channels", 1, 64);
         heads = static_cast<int64_t>(head_list.size());
@@ -187,15 +186,16 @@ void wavenet_sample(const py::dict& spec, const py::dict& head, py::object noise
     const Shape shape(spec);
     if (!shape.causal || !shape.front_causal) fail("causal", "True: a sampler cannot look ahead", "False");
     if (shape.epilogue != Epilogue::none) fail("epilogue", "'none' in a sampler", "a flow's");
-    if (shape.delay != Delay::none) fail("delay", "'none': the sampler's stack reads x up to t - 1 by itself", "another");
+    if (shape.delay != Delay::none)
+        fail("delay", "'none': the sampler's stack reads x up to t - 1 by itself", "another");
     const Tensor noise = take(noise_, "noise"), weights = take(weights_, "weights"), c = take(c_, "c"),
                  g = take(g_, "g"), table = take(table_, "table"), forced = take(forced_, "forced"),
                  lengths = take(lengths_, "lengths"), state = take(state_, "state"),
                  samples = take(samples_, "samples"), parameters = take(parameters_, "parameters");
 
     WaveNetSampleParams params{};
-    params.distribution = choice<Distribution>(
-        head, "distribution", {"gaussian", "mixture_of_gaussians", "mixture_of_logistics", "softmax"});
+    params.distribution = choice<Distribution>(head, "distribution",
+                                               {"gaussian", "mixture_of_gaussians", "mixture_of_logistics", "softmax"});
     params.log_scale_min = py::cast<float>(head["log_scale_min"]);
     params.clamp = py::cast<float>(head["clamp"]);
     params.temperature = static_cast<float>(temperature);
@@ -307,6 +307,18 @@ void upsample(const py::dict& spec, py::object mel_, py::object weights_, py::ob
     });
 }
 
+int64_t peak(int64_t rounds) {
+    float sink;
+    return kernels().peak(rounds, &sink);
+}
+
+float read(py::object data_, int64_t times) {
+    const Tensor data = take(data_, "data");
+    require(data, "data", float32, {any});
+    if (data.numel() % 128) fail("data", "a multiple of 128 long", data.numel());
+    return kernels().read(data.data<float>(), data.numel(), times);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_cpu, m) {
@@ -317,14 +329,17 @@ PYBIND11_MODULE(_cpu, m) {
     m.def("set_isa", &select_isa, py::arg("name"), "Run the kernels of this instruction set from now on.");
 
     using py::arg;
-    m.def("packed_size", [](const py::dict& spec) { return packed_size(Shape(spec)); }, arg("spec"),
-          "Floats of a stack's packed weights.");
+    m.def(
+        "packed_size", [](const py::dict& spec) { return packed_size(Shape(spec)); }, arg("spec"),
+        "Floats of a stack's packed weights.");
     m.def("gated_stack", &gated_stack, arg("spec"), arg("x"), arg("weights"), arg("c"), arg("g"), arg("u"), arg("y"),
           arg("lengths"), arg("state"), arg("out"), arg("reverse"), arg("threads"));
-    m.def("wavenet_sample", &wavenet_sample, arg("spec"), arg("head"), arg("noise"), arg("weights"), arg("c"),
-          arg("g"), arg("table"), arg("forced"), arg("lengths"), arg("state"), arg("samples"), arg("parameters"),
+    m.def("wavenet_sample", &wavenet_sample, arg("spec"), arg("head"), arg("noise"), arg("weights"), arg("c"), arg("g"),
+          arg("table"), arg("forced"), arg("lengths"), arg("state"), arg("samples"), arg("parameters"),
           arg("temperature"), arg("threads"));
     m.def("upsample", &upsample, arg("spec"), arg("mel"), arg("weights"), arg("out"), arg("skip"), arg("threads"));
+    m.def("peak", &peak, arg("rounds"), "Runs multiply-adds on registers alone; returns how many.");
+    m.def("read", &read, arg("data"), arg("times"), "Reads a tensor that many times over; returns the sum of it all.");
 }
 
 }  // namespace fastwave

@@ -44,7 +44,9 @@ struct StackShape {
     }
     [[gnu::always_inline]] int64_t gate_rows() const { return 2 * padded(gate); }  // filter and gate panels in turn
     [[gnu::always_inline]] bool has_residual(int64_t layer) const { return layer + 1 < layers || skip == 0; }
-    [[gnu::always_inline]] int64_t product_rows(int64_t layer) const { return (has_residual(layer) ? padded(residual) : 0) + padded(skip); }
+    [[gnu::always_inline]] int64_t product_rows(int64_t layer) const {
+        return (has_residual(layer) ? padded(residual) : 0) + padded(skip);
+    }
     [[gnu::always_inline]] int64_t parameters() const { return head_channels[heads - 1]; }
     [[gnu::always_inline]] int64_t out_channels() const { return parameters() / (epilogue == Epilogue::none ? 1 : 2); }
     [[gnu::always_inline]] int64_t front_history() const { return front_width - 1 + (delay == Delay::input); }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -38,7 +40,7 @@ class GatedStack(nn.Module):
         if s:
             self.skip = nn.ModuleList(nn.Conv1d(g, s, 1) for _ in spec.dilations)
         widths = [s or r, *spec.head_channels]
-        self.head = nn.ModuleList(nn.Conv1d(i, o, 1) for i, o in zip(widths, widths[1:], strict=False))
+        self.head = nn.ModuleList(nn.Conv1d(i, o, 1) for i, o in itertools.pairwise(widths))
 
     def weights(self) -> GatedStackWeights:
         def products(name: str) -> dict:
@@ -70,7 +72,7 @@ class GatedStack(nn.Module):
 
 
 class Upsampler(nn.Module):
-    """Mel frames to conditioning columns, initialised as interpolation, so that conditioning is there from the first step.
+    """Mel frames to conditioning columns, initialised as interpolation: conditioning is there from the first step.
 
     Args:
         spec: the upsampler's shape.
@@ -130,7 +132,7 @@ class Upsampler(nn.Module):
         )
 
     def forward(self, mel: Tensor) -> Tensor:
-        """(batch, n_mels, frames + 2 context) -> (batch, n_mels, frames * prod(scales)), as the field's modules compute it."""
+        """(batch, n_mels, frames + 2 context) -> (batch, n_mels, frames * prod(scales)), as the field computes it."""
         spec = self.spec
         if spec.context_conv:
             mel = self.context(mel)

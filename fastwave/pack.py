@@ -1,8 +1,8 @@
 """Weights as the kernels read them: one flat tensor per op.
 
-A matrix (rows, depth) stands in panels of 16 rows, (ceil(rows / 16), depth, 16), padded with zero rows: an AVX-512 vector, two
-of AVX2, four of NEON. Filter and gate panels come in turn, so that a kernel holds both halves of a channel in registers.
-The residual and skip products are one matrix. csrc/params.h walks through the same order.
+A matrix (rows, depth) stands in panels of 16 rows, (ceil(rows / 16), depth, 16), padded with zero rows: an AVX-512
+vector, two of AVX2, four of NEON. Filter and gate panels come in turn, so that a kernel holds both halves of a channel
+in registers. The residual and skip products are one matrix. csrc/params.h walks through the same order.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def pack_gated_stack(weights: GatedStackWeights, spec: GatedStackSpec) -> Tensor
 
 
 def pack_upsample(weights: UpsampleWeights) -> Tensor:
-    """Flat float32 weights for fastwave.ops.upsample: per stage its bias, then its phases; then the context convolution."""
+    """Flat float32 weights for fastwave.ops.upsample: per stage its bias and phases, then the context convolution."""
     parts = [part for stage in zip(weights.bias, weights.phases, strict=True) for part in stage]
     if weights.context is not None:
         parts.append(weights.context)

@@ -128,9 +128,7 @@ class Vocoder:
         ValueError: an argument that is none of these.
     """
 
-    def __init__(
-        self, model: models.Model, *, device: str = "cpu", dtype: str = "float32", threads: int | None = None
-    ):
+    def __init__(self, model: models.Model, *, device: str = "cpu", dtype: str = "float32", threads: int | None = None):
         if type(model) not in RUNNERS:
             known = ", ".join(kind.__name__ for kind in RUNNERS)
             raise ValueError(f"model must be one of {known}, got {type(model).__name__}")
@@ -195,7 +193,9 @@ class Vocoder:
         for first in range(0, mel.shape[2], step):
             end = min(first + step, mel.shape[2])
             ahead, behind = self._conditioner.ahead, max(0, first - self._conditioner.ahead)
-            out[:, first * self.hop_length : end * self.hop_length] = stream.run(mel[..., behind : end + ahead], behind, end)
+            out[:, first * self.hop_length : end * self.hop_length] = stream.run(
+                mel[..., behind : end + ahead], behind, end
+            )
         return out
 
     def stream(
@@ -241,9 +241,9 @@ class _Stream:
     """The state of one utterance (a batch of them): where it is, its noise, and what the kernels carry along."""
 
     def __init__(self, vocoder, mel, given_noise, seed, temperature, speaker, lengths):
-        audio.check_mel(mel, vocoder.mel_spec)
-        if mel.device.type != "cpu":
+        if isinstance(mel, Tensor) and mel.device.type != "cpu":
             raise ValueError(f"mel must be on cpu, got {mel.device}")
+        audio.check_mel(mel, vocoder.mel_spec)
         if not temperature >= 0:
             raise ValueError(f"temperature must be at least 0, got {temperature}")
         if lengths is not None and (
@@ -251,7 +251,9 @@ class _Stream:
             or lengths.is_floating_point()
             or (len(mel) and not 0 <= int(lengths.min()) <= int(lengths.max()) <= mel.shape[2])
         ):
-            raise ValueError(f"lengths must be {len(mel)} integers between 0 and {mel.shape[2]}, got {lengths.tolist()}")
+            raise ValueError(
+                f"lengths must be {len(mel)} integers between 0 and {mel.shape[2]}, got {lengths.tolist()}"
+            )
         model = vocoder.model
         self.vocoder, self.noise, self.seed, self.lengths = vocoder, given_noise, seed, lengths
         self.temperature, self.at = float(temperature), 0

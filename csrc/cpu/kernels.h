@@ -1,5 +1,6 @@
-// The table of CPU kernels. To add one: a member here, a line in kernels/table.cpp, and a file csrc/cpu/kernels/NAME.cpp
-// that defines it in `namespace fastwave::FASTWAVE_ISA`. CMake compiles it once per instruction set.
+// The table of CPU kernels. To add one: a member here, a line in kernels/table.cpp, and a file
+// csrc/cpu/kernels/NAME.cpp that defines it in `namespace fastwave::FASTWAVE_ISA`. CMake compiles it once per
+// instruction set.
 #pragma once
 
 #include "params.h"
@@ -14,6 +15,8 @@ struct Kernels {
     int64_t (*wavenet_sample_workspace)(const StackShape&, int64_t rows);
     void (*upsample)(const UpsampleParams&);
     int64_t (*upsample_workspace)(const UpsampleParams&);
+    int64_t (*peak)(int64_t rounds, float* sink);  // multiply-adds
+    float (*read)(const float* data, int64_t floats, int64_t times);
 };
 
 }  // namespace fastwave

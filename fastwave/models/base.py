@@ -64,6 +64,8 @@ class Model(nn.Module):
             return noise.draw(self.noise_kinds, seed, batch, 0, shape[2]).to(mel)
         if tuple(noise_tensor.shape) not in (shape, (shape[0], shape[2]) if shape[1] == 1 else shape):
             raise ValueError(f"noise must be {shape}, got {tuple(noise_tensor.shape)}")
+        if not torch.isfinite(noise_tensor).all():
+            raise ValueError("noise must be finite, got NaN or infinity")
         return noise_tensor.to(mel).reshape(shape)
 
 

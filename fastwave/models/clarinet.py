@@ -1,11 +1,11 @@
 """ClariNet's student: stacked Gaussian inverse autoregressive flows (Ping et al., 2018, section 3.2, Algorithm 1).
 
-    z^(0) ~ N(0, I);   mu_q = 0, log sigma_q = 0
-    for each flow:     mu, log sigma = WaveNet(z_<t, c)
-                       z <- z . sigma + mu                       (Eq. 5)
-                       mu_q <- mu_q . sigma + mu                 (Algorithm 1)
-                       log sigma_q <- log sigma_q + log sigma
-    x = z,   q(x_t | z_<t) = N(mu_q, sigma_q^2)                  (Eq. 6)
+z^(0) ~ N(0, I);   mu_q = 0, log sigma_q = 0
+for each flow:     mu, log sigma = WaveNet(z_<t, c)
+                   z <- z . sigma + mu                       (Eq. 5)
+                   mu_q <- mu_q . sigma + mu                 (Algorithm 1)
+                   log sigma_q <- log sigma_q + log sigma
+x = z,   q(x_t | z_<t) = N(mu_q, sigma_q^2)                  (Eq. 6)
 """
 
 from __future__ import annotations
@@ -75,9 +75,7 @@ class ClariNetStudentConfig:
     @classmethod
     def student_1(cls, **changes) -> ClariNetStudentConfig:
         """Six flows of 10 layers, 64 channels, kernel 3 (section 5), 24 kHz."""
-        values = dict(
-            mel=CLARINET_MEL, flows=[[2**i for i in range(10)]] * 6, upsample_scales=(15, 20)
-        )
+        values = dict(mel=CLARINET_MEL, flows=[[2**i for i in range(10)]] * 6, upsample_scales=(15, 20))
         return cls(**(values | changes))
 
     @classmethod
@@ -138,7 +136,7 @@ class ClariNetStudent(Model):
         return self.config.time_reversal and i % 2 == 1
 
     def forward(self, z: Tensor, mel: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Algorithm 1: z (batch, samples), mel (batch, n_mels, frames) -> x, mu_q, log_sigma_q, (batch, samples) each."""
+        """Algorithm 1: z (batch, samples), mel (batch, n_mels, frames) -> x, mu_q, log_sigma_q, each as z."""
         return self.transform(z, self.upsampler(mel))
 
     def transform(self, z: Tensor, conditioning: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,15 +1,22 @@
-"""How an op's shape, a dataclass, goes through torch.library as named arguments."""
+"""How an op goes through torch.library: its shape, a dataclass, as named arguments.
+
+Ops are defined on a Library and not by torch.library.custom_op, whose first call imports the compiler: two seconds, and
+a Ctrl-C in the middle of them leaves torch half imported.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor
 from torch.utils.dlpack import to_dlpack
 
-__all__ = ["argument_schema", "arguments", "capsule"]
+__all__ = ["argument_schema", "arguments", "capsule", "define", "require_cpu"]
+
+LIBRARY = torch.library.Library("fastwave", "DEF")
 
 SCHEMA_TYPES = {int: "int", float: "float", bool: "bool", str: "str", Sequence[int]: "int[]", Sequence[bool]: "bool[]"}
 
@@ -33,3 +40,16 @@ def arguments(spec) -> dict:
 def capsule(tensor: Tensor | None):
     """A DLPack capsule of the contiguous tensor; C++ checks its shape, dtype and device again."""
     return None if tensor is None else to_dlpack(tensor.detach().contiguous())
+
+
+def define(name: str, schema: str, cpu: Callable, fake: Callable) -> None:
+    """Registers torch.ops.fastwave.NAME: its CPU implementation, and the shapes of its results."""
+    LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
+    LIBRARY.impl(name, cpu, "CPU")
+    torch.library.register_fake(f"fastwave::{name}", fake, lib=LIBRARY)
+
+
+def require_cpu(name: str, tensor: Tensor) -> None:
+    """ValueError unless the tensor that an op goes by is on the CPU, where its kernels are."""
+    if tensor.device.type != "cpu":
+        raise ValueError(f"{name} must be on cpu, got {tensor.device}")

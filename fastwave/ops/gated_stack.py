@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastwave import _cpu
-from fastwave.ops.custom import argument_schema, arguments, capsule
+from fastwave.ops.custom import argument_schema, arguments, capsule, define, require_cpu
 
 __all__ = ["GatedStackSpec", "GatedStackWeights", "gated_stack", "gated_stack_ref", "initial_state"]
 
@@ -243,14 +243,31 @@ def gated_stack_ref(
         g: (batch, L, 2G), a vector per row and layer (global conditioning).
         u: (batch, L, R), added to the convolution's input but not to the residual, nor to the padding.
         y: (batch, out_channels, time), what the epilogue transforms; x where absent.
-        lengths: (batch,) int64, valid columns of each row; no padding leaks, and the output is 0 after them.
+        lengths: (batch,) int64, valid columns of each row; no padding leaks, and the output is 0 after them. A row's
+            state is that after its last valid column.
         reverse: run each row backwards in time (its valid columns reversed, the output put back in order).
-        state: (batch, spec.state_size), carried from call to call and updated in place.
+        state: (batch, spec.state_size), carried from call to call and updated in place. Every call but the last takes
+            a multiple of cond_repeat columns.
 
     Returns:
         (batch, out_channels, time).
     """
     batch, _, time = x.shape
+    if lengths is not None and state is not None:  # a row's state is that after its own last column
+        out = x.new_zeros(batch, spec.out_channels, time)
+        for row, n in enumerate(lengths.tolist()):
+            one = slice(row, row + 1)
+            out[one, :, :n] = gated_stack_ref(
+                x[one, :, :n],
+                weights,
+                spec,
+                c=None if c is None else c[one, :, : -(-n // spec.cond_repeat)],
+                g=None if g is None else g[one],
+                u=None if u is None else u[one],
+                y=None if y is None else y[one, :, :n],
+                state=state[one],
+            )
+        return out
     mask = _mask(lengths, time)
 
     def reversed_(v: Tensor) -> Tensor:
@@ -362,17 +379,12 @@ def gated_stack(
     Raises:
         ValueError: a tensor of another shape, dtype, device or layout; the message names it.
     """
+    require_cpu("x", x)
     return torch.ops.fastwave.gated_stack(
         x, weights, c, g, u, y, lengths, state, reverse=reverse, threads=threads, **arguments(spec)
     )
 
 
-@torch.library.custom_op(
-    "fastwave::gated_stack",
-    mutates_args=("state",),
-    schema="(Tensor x, Tensor weights, Tensor? c, Tensor? g, Tensor? u, Tensor? y, Tensor? lengths, Tensor(a!)? state, *,"
-    f" bool reverse, int threads, {argument_schema(GatedStackSpec)}) -> Tensor",
-)
 def _gated_stack(x, weights, c, g, u, y, lengths, state, *, reverse, threads, **spec):
     out = _empty_output(x, spec)
     tensors = {"c": c, "g": g, "u": u, "y": y, "lengths": lengths, "state": contiguous_state(state)}
@@ -388,9 +400,17 @@ def _gated_stack(x, weights, c, g, u, y, lengths, state, *, reverse, threads, **
     return out
 
 
-@_gated_stack.register_fake
-def _(x, weights, c, g, u, y, lengths, state, *, reverse, threads, **spec):
+def _fake_gated_stack(x, weights, c, g, u, y, lengths, state, *, reverse, threads, **spec):
     return _empty_output(x, spec)
+
+
+define(
+    "gated_stack",
+    "(Tensor x, Tensor weights, Tensor? c, Tensor? g, Tensor? u, Tensor? y, Tensor? lengths, Tensor(a!)? state, *,"
+    f" bool reverse, int threads, {argument_schema(GatedStackSpec)}) -> Tensor",
+    cpu=_gated_stack,
+    fake=_fake_gated_stack,
+)
 
 
 def _empty_output(x: Tensor, spec: dict) -> Tensor:

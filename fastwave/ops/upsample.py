@@ -5,8 +5,8 @@ r = 0..s-1 the phase of output column q s + r:
 
     out[f, q s + r] = act(b + sum over i < K, o in {-1, 0, 1} of  V[i, o, r] in[f + i - K // 2, q + o])
 
-and zero outside the input: a transposed 2-D convolution of kernel (K, 2 s) and stride s (ClariNet, section 5; DiffWave), a
-nearest-neighbour stretch followed by a 2-D convolution of kernel (K, 2 s + 1) (r9y9/wavenet_vocoder, Parallel
+and zero outside the input: a transposed 2-D convolution of kernel (K, 2 s) and stride s (ClariNet, section 5; DiffWave),
+a nearest-neighbour stretch followed by a 2-D convolution of kernel (K, 2 s + 1) (r9y9/wavenet_vocoder, Parallel
 WaveGAN), or a plain repetition. ``act`` is a leaky ReLU of a given slope (1: linear).
 """
 
@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastwave import _cpu
-from fastwave.ops.custom import argument_schema, arguments, capsule
+from fastwave.ops.custom import argument_schema, arguments, capsule, define, require_cpu
 
 __all__ = ["UpsampleSpec", "UpsampleWeights", "upsample", "upsample_ref"]
 
@@ -156,24 +156,26 @@ def upsample(
     """
     if frames is None:
         frames = max(0, mel.shape[-1] - 2 * spec.context - skip)
+    require_cpu("mel", mel)
     return torch.ops.fastwave.upsample(mel, weights, skip=skip, frames=frames, threads=threads, **arguments(spec))
 
 
-@torch.library.custom_op(
-    "fastwave::upsample",
-    mutates_args=(),
-    schema="(Tensor mel, Tensor weights, *, int skip, int frames, int threads,"
-    f" {argument_schema(UpsampleSpec)}) -> Tensor",
-)
 def _upsample(mel, weights, *, skip, frames, threads, **spec):
     out = _empty_output(mel, frames, spec)
     _cpu.upsample(spec, mel=capsule(mel), weights=capsule(weights), out=capsule(out), skip=skip, threads=threads)
     return out
 
 
-@_upsample.register_fake
-def _(mel, weights, *, skip, frames, threads, **spec):
+def _fake_upsample(mel, weights, *, skip, frames, threads, **spec):
     return _empty_output(mel, frames, spec)
+
+
+define(
+    "upsample",
+    f"(Tensor mel, Tensor weights, *, int skip, int frames, int threads, {argument_schema(UpsampleSpec)}) -> Tensor",
+    cpu=_upsample,
+    fake=_fake_upsample,
+)
 
 
 def _empty_output(mel: Tensor, frames: int, spec: dict) -> Tensor:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from fastwave import _cpu
 from fastwave.ops import heads
-from fastwave.ops.custom import argument_schema, arguments, capsule
+from fastwave.ops.custom import argument_schema, arguments, capsule, define, require_cpu
 from fastwave.ops.gated_stack import GatedStackSpec, GatedStackWeights, contiguous_state, gated_stack_ref
 
 __all__ = ["HeadSpec", "initial_sampler_state", "sampler_state_size", "wavenet_sample", "wavenet_sample_ref"]
@@ -80,11 +80,13 @@ def wavenet_sample_ref(
 
     Args:
         noise: (batch, noise_channels, time), see fastwave.ops.heads; it sets the number of samples.
-        state: (batch, sampler_state_size), from initial_sampler_state or the call before; updated in place.
+        state: (batch, sampler_state_size), from initial_sampler_state or the call before; updated in place. Every call
+            but the last takes a multiple of cond_repeat samples.
         c: (batch, cond_channels, ceil(time / cond_repeat)).
         g: (batch, L, 2G), a vector per row and layer (global conditioning).
         table: (classes,), the amplitude of each class of a softmax head.
-        forced: (batch, n), n <= time: samples to feed, and return, in place of the first n drawn ones.
+        forced: (batch, n), n <= time: samples to feed, and return, in place of the first n drawn ones. A one-hot input
+            takes the class whose amplitude is nearest.
         lengths: (batch,) int64: samples of each row; the rest is 0, and the row's state stays as after its last sample.
 
     Returns:
@@ -157,6 +159,7 @@ def wavenet_sample(
     Raises:
         ValueError: a tensor of another shape, dtype, device or layout; the message names it.
     """
+    require_cpu("noise", noise)
     return torch.ops.fastwave.wavenet_sample(
         noise,
         weights,
@@ -174,13 +177,6 @@ def wavenet_sample(
     )
 
 
-@torch.library.custom_op(
-    "fastwave::wavenet_sample",
-    mutates_args=("state",),
-    schema="(Tensor noise, Tensor weights, Tensor? c, Tensor? g, Tensor? table, Tensor? forced, Tensor? lengths,"
-    " Tensor(a!) state, *, float temperature, bool return_parameters, int threads,"
-    f" {argument_schema(GatedStackSpec, HeadSpec)}) -> (Tensor, Tensor)",
-)
 def _wavenet_sample(
     noise, weights, c, g, table, forced, lengths, state, *, temperature, return_parameters, threads, **specs
 ):
@@ -201,9 +197,20 @@ def _wavenet_sample(
     return samples, parameters
 
 
-@_wavenet_sample.register_fake
-def _(noise, weights, c, g, table, forced, lengths, state, *, temperature, return_parameters, threads, **specs):
+def _fake_wavenet_sample(
+    noise, weights, c, g, table, forced, lengths, state, *, temperature, return_parameters, threads, **specs
+):
     return _empty_outputs(noise, return_parameters, specs)
+
+
+define(
+    "wavenet_sample",
+    "(Tensor noise, Tensor weights, Tensor? c, Tensor? g, Tensor? table, Tensor? forced, Tensor? lengths,"
+    " Tensor(a!) state, *, float temperature, bool return_parameters, int threads,"
+    f" {argument_schema(GatedStackSpec, HeadSpec)}) -> (Tensor, Tensor)",
+    cpu=_wavenet_sample,
+    fake=_fake_wavenet_sample,
+)
 
 
 def _empty_outputs(noise: Tensor, return_parameters: bool, specs: dict) -> tuple[Tensor, Tensor]:

@@ -10,8 +10,8 @@ from fastwave.train.loop import Training
 
 __all__ = ["CONFIG", "Student"]
 
-# One flow of 20 layers of 48 channels at 22.05 kHz. It starts with hardly any of the noise passing through, and with the
-# plain residual sum: under a spectral loss both brought the loss of a run's first 300 steps down faster.
+# One flow of 20 layers of 48 channels at 22.05 kHz. It starts with hardly any of the noise passing through, and with
+# the plain residual sum: under a spectral loss both brought the loss of a run's first 300 steps down faster.
 CONFIG = ClariNetStudentConfig(
     mel=MelSpec.preset("fastwave"),
     flows=[[2**i for i in range(10)] * 2],

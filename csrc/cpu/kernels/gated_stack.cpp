@@ -6,7 +6,7 @@
 // columns [start - lag(l), start - lag(l) + chunk). Columns outside [0, length) are zeros to every layer.
 #include <string.h>
 
-#include "cpu/product.h"
+#include "cpu/stack.h"
 
 namespace fastwave::FASTWAVE_ISA {
 
@@ -27,17 +27,6 @@ struct Ring {
             out[i] = data + index * stride;
             if (++index == capacity) index = 0;
         }
-    }
-};
-
-// Hands out pieces of the workspace; with a null base it only adds them up.
-struct Arena {
-    float* next;
-    int64_t used = 0;
-    float* take(int64_t floats) {
-        float* piece = next ? next + used : nullptr;
-        used += padded(floats);
-        return piece;
     }
 };
 
@@ -135,9 +124,9 @@ void Stack::front(const StackWeights& w, int64_t first, int64_t n, const Ring& h
         const int64_t t = first - left - delay + i;
         float* to = buffers.window + i * in;
         for (int64_t ch = 0; ch < in; ++ch)
-            to[ch] = t >= 0 ? (t < p.length ? p.x[ch * p.time + place(t)] : 0.f)
+            to[ch] = t >= 0                     ? (t < p.length ? p.x[ch * p.time + place(t)] : 0.f)
                      : p.state && t >= -history ? p.state[(t + history) * in + ch]
-                                                 : 0.f;
+                                                : 0.f;
     }
     const float* x[chunk];
     const float* init[chunk];
@@ -206,36 +195,17 @@ void Stack::layer(const LayerWeights& w, int64_t index, int64_t first, int64_t n
 }
 
 void Stack::head(StackWeights heads, int64_t first, int64_t n) {
-    float* in[chunk];
-    float* out[chunk];
-    const float* init[chunk];
     const int64_t stride = s.widest_head();
-    int64_t depth = s.skip ? s.skip : s.residual;
-    (s.skip ? buffers.skip : buffers.ring(s, s.layers)).columns(in, first, n);
+    const float* from[chunk];
+    float *in[chunk], *out[chunk];
+    (s.skip ? buffers.skip : buffers.ring(s, s.layers)).columns(from, first, n);
     for (int64_t i = 0; i < n; ++i) {
-        float* to = buffers.head_a + i * stride;
-        for (int64_t at = 0; at < padded(depth); at += width) {
-            vec value = load(in[i] + at);
-            store(to + at, s.head_relu[0] ? max(value, splat(0.f)) : value);
-        }
-        in[i] = to;
+        in[i] = buffers.head_a + i * stride;
         out[i] = buffers.head_b + i * stride;
     }
-    for (int64_t l = 0; l < s.heads; ++l) {
-        const int64_t rows = s.head_channels[l];
-        const float* bias = heads.head(rows, depth);
-        for (int64_t i = 0; i < n; ++i) init[i] = bias;
-        const Segment segment = {bias + padded(rows), depth, in};
-        const bool relu = l + 1 < s.heads && s.head_relu[l + 1];
-        product(padded(rows) / panel, n, &segment, 1, init, StorePlain{out, relu});
-        for (int64_t i = 0; i < n; ++i) {
-            float* swapped = in[i];
-            in[i] = out[i];
-            out[i] = swapped;
-        }
-        depth = rows;
-    }
-    write(first, n, in[0], stride);
+    const float* init[chunk];
+    run_heads(s, heads, n, from, in, out, init);
+    write(first, n, s.heads % 2 ? buffers.head_b : buffers.head_a, stride);
 }
 
 // The epilogue, and back to time-contiguous memory. Sample t takes the parameters of column t, or of column t - 1
@@ -340,8 +310,7 @@ void Stack::save(const Ring* v) {
     const int64_t in = s.in_channels, history = s.front_history();
     if (p.length < history) memmove(p.state, p.state + p.length * in, (history - p.length) * in * sizeof(float));
     for (int64_t t = p.length > history ? p.length - history : 0; t < p.length; ++t)
-        for (int64_t ch = 0; ch < in; ++ch)
-            p.state[(t - p.length + history) * in + ch] = p.x[ch * p.time + place(t)];
+        for (int64_t ch = 0; ch < in; ++ch) p.state[(t - p.length + history) * in + ch] = p.x[ch * p.time + place(t)];
     float* to = p.state + history * in;
     for (int64_t l = 0; l < s.layers; ++l)
         for (int64_t t = p.length - s.reach(l); t < p.length; ++t, to += s.residual)

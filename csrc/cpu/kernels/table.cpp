@@ -11,6 +11,8 @@ void wavenet_sample(const WaveNetSampleParams&);
 int64_t wavenet_sample_workspace(const StackShape&, int64_t rows);
 void upsample(const UpsampleParams&);
 int64_t upsample_workspace(const UpsampleParams&);
+int64_t peak(int64_t rounds, float* sink);
+float read(const float* data, int64_t floats, int64_t times);
 
 const Kernels& kernels() {
     static constexpr Kernels table = {
@@ -21,6 +23,8 @@ const Kernels& kernels() {
         .wavenet_sample_workspace = wavenet_sample_workspace,
         .upsample = upsample,
         .upsample_workspace = upsample_workspace,
+        .peak = peak,
+        .read = read,
     };
     return table;
 }

@@ -7,7 +7,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "cpu/product.h"
+#include "cpu/stack.h"
 #include "heads.h"
 
 namespace fastwave::FASTWAVE_ISA {
@@ -16,16 +16,6 @@ namespace {
 
 constexpr int64_t block = 8;
 constexpr int64_t max_columns = block * max_rows;
-
-struct Arena {
-    float* next;
-    int64_t used = 0;
-    float* take(int64_t floats) {
-        float* piece = next ? next + used : nullptr;
-        used += padded(floats);
-        return piece;
-    }
-};
 
 // Per row of the group unless said otherwise; `stride` floats from one row to the next.
 struct Buffers {
@@ -152,9 +142,8 @@ void Sampler::condition(int64_t start, int64_t steps) {
             init[i] = b.bias + (row * s.layers + l) * b.gate_rows;
             out[i] = b.projected + (l * block * p.rows + i) * b.gate_rows;
             if (s.conditioning == Conditioning::projected)
-                add_gate_rows(out[i], init[i],
-                              p.c + (row * s.layers + l) * 2 * s.gate * p.cond_time + key + i / p.rows, s.gate,
-                              p.cond_time);
+                add_gate_rows(out[i], init[i], p.c + (row * s.layers + l) * 2 * s.gate * p.cond_time + key + i / p.rows,
+                              s.gate, p.cond_time);
         }
         if (s.conditioning == Conditioning::raw) {
             const Segment segment = {layers[l].cond, s.cond_channels, column};
@@ -174,9 +163,10 @@ void Sampler::look_ahead(int64_t start, int64_t steps) {
         const int64_t far = first_near_tap(l);
         for (int64_t i = 0; i < steps * p.rows; ++i) {
             const int64_t t = start + i / p.rows, row = i % p.rows;
-            init[i] = s.conditioning == Conditioning::none
-                          ? b.bias + (row * s.layers + l) * b.gate_rows
-                          : b.projected + (l * block * p.rows + (t / s.cond_repeat - cond_key_) * p.rows + row) * b.gate_rows;
+            init[i] =
+                s.conditioning == Conditioning::none
+                    ? b.bias + (row * s.layers + l) * b.gate_rows
+                    : b.projected + (l * block * p.rows + (t / s.cond_repeat - cond_key_) * p.rows + row) * b.gate_rows;
             out[i] = b.ahead + (l * block * p.rows + i) * b.gate_rows;
             for (int64_t j = 0; j < far; ++j) x[j][i] = ring(l, t - (s.kernel_size - 1 - j) * s.dilations[l], row);
         }
@@ -232,31 +222,16 @@ void Sampler::step(int64_t start, int64_t t) {
             }
     }
 
+    const float* from[max_rows];
     float *in[max_rows], *out[max_rows];
     for (int64_t row = 0; row < rows; ++row) {
+        from[row] = s.skip ? skip[row] : h[row];
         in[row] = b.head_a + row * b.head;
         out[row] = b.head_b + row * b.head;
-        const float* from = s.skip ? skip[row] : h[row];
-        for (int64_t i = 0; i < padded(s.skip ? s.skip : s.residual); ++i)
-            in[row][i] = s.head_relu[0] && from[i] < 0.f ? 0.f : from[i];
     }
-    StackWeights heads = weights_;
-    int64_t depth = s.skip ? s.skip : s.residual;
-    for (int64_t i = 0; i < s.heads; ++i) {
-        const int64_t width = s.head_channels[i];
-        const float* bias = heads.head(width, depth);
-        for (int64_t row = 0; row < rows; ++row) init[row] = bias;
-        const Segment segment = {bias + padded(width), depth, in};
-        product(padded(width) / panel, rows, &segment, 1, init, StorePlain{out, i + 1 < s.heads && s.head_relu[i + 1]});
-        for (int64_t row = 0; row < rows; ++row) {
-            float* swapped = in[row];
-            in[row] = out[row];
-            out[row] = swapped;
-        }
-        depth = width;
-    }
+    run_heads(s, weights_, rows, from, in, out, init);
     for (int64_t row = 0; row < rows; ++row)
-        if (t < length(row)) emit(row, t, in[row]);
+        if (t < length(row)) emit(row, t, (s.heads % 2 ? b.head_b : b.head_a) + row * b.head);
 }
 
 // Draws the sample (or takes the forced one), and puts it behind the front's window.
@@ -272,8 +247,9 @@ void Sampler::emit(int64_t row, int64_t t, const float* parameters) {
             for (int64_t i = 1; i < n; ++i)
                 if (fabsf(x.value - p.table[i]) < fabsf(x.value - p.table[x.index])) x.index = i;
     } else {
-        x = draw(p.distribution, n, p.temperature, p.log_scale_min, p.clamp, p.table,
-                 [&](int64_t i) { return parameters[i]; }, [&](int64_t i) { return noise[i * p.time]; });
+        x = draw(
+            p.distribution, n, p.temperature, p.log_scale_min, p.clamp, p.table,
+            [&](int64_t i) { return parameters[i]; }, [&](int64_t i) { return noise[i * p.time]; });
     }
     p.samples[row * p.time + t] = x.value;
     float* window = b.window + row * b.window_size;

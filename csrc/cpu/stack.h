@@ -1,0 +1,42 @@
+// What the kernels of a gated stack share: their workspace, and the head.
+#pragma once
+
+#include "cpu/product.h"
+
+namespace fastwave::FASTWAVE_ISA {
+
+// Hands out pieces of a workspace; with a null base it only adds them up.
+struct Arena {
+    float* next;
+    int64_t used = 0;
+    [[gnu::always_inline]] float* take(int64_t floats) {
+        float* piece = next ? next + used : nullptr;
+        used += padded(floats);
+        return piece;
+    }
+};
+
+// The head's products over n columns `from`, each behind its ReLU; in and out are two sets of columns that take turns,
+// so that the result is in `out` after an odd number of products and in `in` after an even one.
+static void run_heads(const StackShape& s, StackWeights weights, int64_t n, const float* const* from, float** in,
+                      float** out, const float** init) {
+    int64_t depth = s.skip ? s.skip : s.residual;
+    for (int64_t i = 0; i < n; ++i)
+        for (int64_t at = 0; at < padded(depth); at += width) {
+            const vec value = load(from[i] + at);
+            store(in[i] + at, s.head_relu[0] ? max(value, splat(0.f)) : value);
+        }
+    for (int64_t l = 0; l < s.heads; ++l) {
+        const int64_t rows = s.head_channels[l];
+        const float* bias = weights.head(rows, depth);
+        for (int64_t i = 0; i < n; ++i) init[i] = bias;
+        const Segment segment = {bias + padded(rows), depth, in};
+        product(padded(rows) / panel, n, &segment, 1, init, StorePlain{out, l + 1 < s.heads && s.head_relu[l + 1]});
+        float** swapped = in;
+        in = out;
+        out = swapped;
+        depth = rows;
+    }
+}
+
+}  // namespace fastwave::FASTWAVE_ISA

@@ -1,0 +1,250 @@
+"""One row per message: what a user does wrong, and the one line that says so."""
+
+import re
+
+import pytest
+import torch
+
+import fastwave
+from fastwave import _cpu, models
+from fastwave.audio import MelSpec
+from fastwave.layers import GatedStack
+from fastwave.models import ClariNetStudentConfig, WaveNetConfig
+from fastwave.ops.custom import arguments
+from fastwave.ops.gated_stack import GatedStackSpec, gated_stack, initial_state
+from fastwave.ops.upsample import UpsampleSpec, upsample
+from fastwave.ops.wavenet_sample import HeadSpec, initial_sampler_state, wavenet_sample
+from fastwave.pack import pack_gated_stack
+
+MEL = MelSpec(n_mels=6, hop_length=16, n_fft=64, win_length=64, sample_rate=8000, fmax=4000.0)
+WAVENET = dict(mel=MEL, residual_channels=4, gate_channels=4, skip_channels=4, kernel_size=2, dilations=(1, 2))
+WAVENET |= dict(upsample_scales=(16,))
+STUDENT = dict(mel=MEL, flows=((1, 2),), upsample_scales=(16,), residual_channels=4, gate_channels=4, skip_channels=4)
+
+
+def make(**changes):
+    return models.WaveNet(WaveNetConfig(**(WAVENET | changes))).requires_grad_(False)
+
+
+VOCODER = fastwave.Vocoder(make())
+REVERSED = fastwave.Vocoder(models.ClariNetStudent(ClariNetStudentConfig(**STUDENT, time_reversal=True)))
+SPEAKERS = fastwave.Vocoder(make(speakers=3, speaker_channels=2))
+mel = torch.full((2, 6, 4), 0.5)
+ids = torch.tensor([0, 1])
+
+VOCODER_ERRORS = {
+    "model": (
+        lambda: fastwave.Vocoder(torch.nn.Linear(1, 1)),
+        "model must be one of WaveNet, ClariNetStudent, got Linear",
+    ),
+    "device": (lambda: fastwave.Vocoder(make(), device="tpu"), "device must be 'cpu', got 'tpu'"),
+    "dtype": (lambda: fastwave.Vocoder(make(), dtype="float16"), "dtype must be 'float32', got 'float16'"),
+    "threads": (lambda: fastwave.Vocoder(make(), threads=0), "threads must be at least 1, got 0"),
+    "bands": (lambda: VOCODER.generate(torch.zeros(2, 64, 100)), "mel must be (batch, 6, frames), got (2, 64, 100)"),
+    "rank": (lambda: VOCODER.generate(torch.zeros(6, 100)), "mel must be (batch, 6, frames), got (6, 100)"),
+    "no-frames": (lambda: VOCODER.generate(mel[..., :0]), "mel must not be empty, got (2, 6, 0)"),
+    "integers": (lambda: VOCODER.generate(mel.long()), "mel must be"),
+    "nan": (lambda: VOCODER.generate(mel * float("nan")), "mel must be finite"),
+    "infinite": (lambda: VOCODER.generate(mel / 0), "mel must be finite"),
+    "elsewhere": (lambda: VOCODER.generate(mel.to("meta")), "mel must be on cpu, got meta"),
+    "not-a-tensor": (lambda: VOCODER.generate([[1.0]]), "mel must be"),
+    "noise-shape": (lambda: VOCODER.generate(mel, noise=torch.zeros(2, 5)), "noise must be (2, 1, 64), got (2, 5)"),
+    "noise-nan": (
+        lambda: VOCODER.generate(mel, noise=torch.full((2, 64), float("nan"))),
+        "noise must be finite, got NaN or infinity",
+    ),
+    "seed": (lambda: VOCODER.generate(mel, seed=-1), "seed must be"),
+    "temperature": (lambda: VOCODER.generate(mel, temperature=-1.0), "temperature must be at least 0, got -1.0"),
+    "lengths": (
+        lambda: VOCODER.generate(mel, lengths=torch.tensor([5, 1])),
+        "lengths must be 2 integers between 0 and 4, got [5, 1]",
+    ),
+    "lengths-shape": (lambda: VOCODER.generate(mel, lengths=torch.tensor([4])), "lengths must be 2 integers"),
+    "lengths-dtype": (lambda: VOCODER.generate(mel, lengths=torch.tensor([4.0, 1])), "lengths must be 2 integers"),
+    "speaker": (
+        lambda: VOCODER.generate(mel, speaker=ids),
+        "speaker must be None: this model has no global conditioning",
+    ),
+    "no-speaker": (lambda: SPEAKERS.generate(mel), "speaker must be ids (batch,) or embeddings (batch, channels, 1)"),
+    "speaker-id": (lambda: SPEAKERS.generate(mel, speaker=ids + 2), "speaker must be ids below 3, got [2, 3]"),
+    "student-speaker": (lambda: REVERSED.generate(mel, speaker=ids), "speaker must be None"),
+    "stream-reversed": (lambda: REVERSED.stream([mel]), "stream needs a model that runs forwards in time"),
+    "stream-batch": (
+        lambda: list(VOCODER.stream([mel, mel[:1]])),
+        "mel_chunks must all have batch 2, got 1",
+    ),
+    "wave-rank": (lambda: VOCODER.mel(torch.zeros(2, 3, 100)), "wave must be (batch, samples), got (2, 3, 100)"),
+    "hop": (
+        lambda: WaveNetConfig(**(WAVENET | {"upsample_scales": (3,)})),
+        "upsample_scales and cond_repeat must multiply to hop_length 16, got 3",
+    ),
+    "distribution": (lambda: make(distribution="cauchy"), "distribution must be one of"),
+    "one-hot": (lambda: make(one_hot_input=True), "one_hot_input needs distribution 'softmax', got 'gaussian'"),
+    "initial-class": (lambda: make(initial_class=3), "initial_class must be one of"),
+    "upsampler": (
+        lambda: make(upsampler="cubic"),
+        "upsampler must be one of transposed, stretched, nearest, got 'cubic'",
+    ),
+    "reversed-zero": (
+        lambda: ClariNetStudentConfig(**STUDENT, time_reversal=True, first_sample="zero"),
+        "first_sample must be 'net' with time_reversal, got 'zero'",
+    ),
+    "first-sample": (
+        lambda: ClariNetStudentConfig(**STUDENT, first_sample="one"),
+        "first_sample must be 'net' or 'zero'",
+    ),
+    "no-flows": (lambda: ClariNetStudentConfig(**(STUDENT | {"flows": ()})), "flows must be one list of dilations"),
+}
+
+
+def test_an_unknown_voice_names_the_known_ones():
+    with pytest.raises(FileNotFoundError, match="no voice 'nobody': neither a folder nor one of"):
+        fastwave.load("nobody")
+
+
+@pytest.mark.parametrize("name", VOCODER_ERRORS)
+def test_vocoder_error(name):
+    call, message = VOCODER_ERRORS[name]
+    with pytest.raises(ValueError, match=re.escape(message)) as error:
+        call()
+    assert "\n" not in str(error.value)
+
+
+SPEC = GatedStackSpec(
+    residual_channels=4,
+    gate_channels=4,
+    skip_channels=4,
+    kernel_size=3,
+    dilations=(1, 2),
+    cond_channels=3,
+    cond_repeat=2,
+    head_channels=(4, 2),
+    head_relu=(True, True),
+)
+WEIGHTS = pack_gated_stack(GatedStack(SPEC).weights(), SPEC)
+X, C = torch.zeros(2, 1, 10), torch.zeros(2, 3, 5)
+CENTRED = GatedStackSpec(**(arguments(SPEC) | dict(causal=False)))
+FLOW = GatedStackSpec(**(arguments(SPEC) | dict(in_channels=2, epilogue="affine")))
+FLOW_WEIGHTS = pack_gated_stack(GatedStack(FLOW).weights(), FLOW)
+
+
+def stack(x=X, weights=WEIGHTS, spec=SPEC, c=C, **named):
+    return lambda: gated_stack(x, weights, spec, c=c, **named)
+
+
+HEAD = HeadSpec(distribution="gaussian")
+
+
+NOISE = torch.zeros(2, 1, 10)
+
+
+def sample(noise=NOISE, weights=WEIGHTS, spec=SPEC, head=HEAD, c=C, state=None, **named):
+    state = initial_sampler_state(SPEC, 2) if state is None else state
+    return lambda: wavenet_sample(noise, weights, spec, head, c=c, state=state, **named)
+
+
+UP = UpsampleSpec(n_mels=3, scales=(2,))
+
+
+FRAMES, PHASES = torch.zeros(1, 3, 4), torch.zeros(7)
+
+
+def up(mel=FRAMES, weights=PHASES, spec=UP, **named):
+    return lambda: upsample(mel, weights, spec, **named)
+
+
+def contiguous(dtype, shape):
+    return f"must be a contiguous {dtype} tensor of shape {shape} on cpu, got"
+
+
+OP_ERRORS = {
+    "x-rank": (stack(x=X[0]), "x must be (batch, 1, time), got (1, 10)"),
+    "x-channels": (stack(x=torch.zeros(2, 2, 10)), f"x {contiguous('float32', '(any, 1, any)')} float32 (2, 2, 10)"),
+    "x-dtype": (stack(x=X.double()), f"x {contiguous('float32', '(any, 1, any)')} float64 (2, 1, 10) on cpu"),
+    "x-device": (stack(x=X.to("meta")), "x must be on cpu, got meta"),
+    "weights": (stack(weights=WEIGHTS[:-1]), f"weights {contiguous('float32', f'({len(WEIGHTS)},)')}"),
+    "no-c": (stack(c=None), f"c {contiguous('float32', '(2, 3, 5)')} None"),
+    "c-short": (stack(c=C[..., 1:]), f"c {contiguous('float32', '(2, 3, 5)')} float32 (2, 3, 4)"),
+    "c-batch": (stack(c=C[:1]), f"c {contiguous('float32', '(2, 3, 5)')} float32 (1, 3, 5)"),
+    "g": (stack(g=torch.zeros(2, 2, 4)), f"g {contiguous('float32', '(2, 2, 8)')} float32 (2, 2, 4)"),
+    "u": (stack(u=torch.zeros(2, 1, 4)), f"u {contiguous('float32', '(2, 2, 4)')} float32 (2, 1, 4)"),
+    "y": (stack(y=X), f"y {contiguous('float32', '(2, 2, 10)')} float32 (2, 1, 10)"),
+    "no-y": (stack(x=torch.zeros(2, 2, 10), weights=FLOW_WEIGHTS, spec=FLOW), "y must be given where x does not have"),
+    "lengths": (stack(lengths=torch.tensor([11, 1])), "lengths must be between 0 and 10, got 11"),
+    "lengths-negative": (stack(lengths=torch.tensor([1, -1])), "lengths must be between 0 and 10, got -1"),
+    "lengths-dtype": (stack(lengths=torch.ones(2)), f"lengths {contiguous('int64', '(2,)')} float32 (2,) on cpu"),
+    "state": (
+        stack(state=torch.zeros(2, 3)),
+        f"state {contiguous('float32', f'(2, {SPEC.state_size})')} float32 (2, 3)",
+    ),
+    "state-strided": (
+        stack(state=torch.zeros(SPEC.state_size, 2).T),
+        "state must be contiguous, got strides (1, 2)",
+    ),
+    "state-centred": (stack(spec=CENTRED, state=torch.zeros(2, 9)), "state must be None: a centred stack looks ahead"),
+    "state-reverse": (
+        stack(state=initial_state(SPEC, 2), reverse=True),
+        "state must be None when running backwards, got a tensor",
+    ),
+    "threads": (stack(threads=0), "threads must be at least 1, got 0"),
+    "noise-rank": (sample(noise=X[0]), "noise must be (batch, noise channels, samples), got (1, 10)"),
+    "noise-channels": (sample(noise=torch.zeros(2, 3, 10)), f"noise {contiguous('float32', '(any, 1, any)')}"),
+    "sampler-state": (sample(state=torch.zeros(2, 2)), "state must be a contiguous float32 tensor of shape"),
+    "sampler-flow": (sample(spec=FLOW), "epilogue must be 'none' in a sampler, got a flow's"),
+    "sampler-centred": (sample(spec=CENTRED), "causal must be True: a sampler cannot look ahead, got False"),
+    "mixture": (
+        sample(head=HeadSpec(distribution="mixture_of_logistics")),
+        "head_channels must be a multiple of 3 at its end (a mixture), got 2",
+    ),
+    "table": (sample(head=HeadSpec(distribution="softmax")), f"table {contiguous('float32', '(2,)')} None"),
+    "forced": (sample(forced=torch.zeros(2, 11)), "forced must be no longer than noise, got 11"),
+    "sampler-temperature": (sample(temperature=-1.0), "temperature must be at least 0"),
+    "mel-rank": (up(mel=torch.zeros(3, 4)), "mel must be (batch, 3, frames), got (3, 4)"),
+    "mel-bands": (up(mel=torch.zeros(1, 2, 4)), f"mel {contiguous('float32', '(any, 3, any)')} float32 (1, 2, 4)"),
+    "phases": (up(weights=torch.zeros(6)), f"weights {contiguous('float32', '(7,)')} float32 (6,) on cpu"),
+    "window": (up(skip=2, frames=3), "skip must be such that skip + frames stays within mel's frames, got 2"),
+}
+
+
+@pytest.mark.parametrize("name", OP_ERRORS)
+def test_op_error(name):
+    call, message = OP_ERRORS[name]
+    with pytest.raises(ValueError, match=re.escape(message)) as error:
+        call()
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("bad", ["x", 3, [1.0], object(), torch.zeros(1)])
+@pytest.mark.parametrize("name", ["x", "weights", "c", "g", "u", "y", "lengths", "state", "out"])
+def test_bindings_survive_anything(name, bad):
+    tensors = dict.fromkeys(("x", "weights", "c", "g", "u", "y", "lengths", "state", "out"))
+    tensors |= {"x": X, "weights": WEIGHTS, "c": C, "out": torch.zeros(2, 2, 10)}
+    with pytest.raises((TypeError, ValueError)):
+        _cpu.gated_stack(arguments(SPEC), **(tensors | {name: bad}), reverse=False, threads=1)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("kernel_size", 33),
+        ("kernel_size", 0),
+        ("dilations", []),
+        ("dilations", [0]),
+        ("dilations", [1] * 513),
+        ("dilations", [2**40]),
+        ("residual_channels", 2**40),
+        ("gate_channels", -1),
+        ("head_channels", []),
+        ("head_relu", [True]),
+        ("epilogue", "cubic"),
+        ("cond_repeat", 0),
+    ],
+)
+def test_bindings_check_the_shape(field, value):
+    with pytest.raises(ValueError, match=f"{field} must be"):
+        _cpu.packed_size(arguments(SPEC) | {field: value})
+
+
+def test_bindings_name_a_missing_field():
+    with pytest.raises(KeyError, match="dilations"):
+        _cpu.packed_size({k: v for k, v in arguments(SPEC).items() if k != "dilations"})
