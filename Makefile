@@ -1,9 +1,10 @@
-# make demo | test | lint | cuda | clean. Everything lives in .venv and build/, and is quick when run again.
+# make demo | test | lint | cuda | bench-report | clean.
+# Everything lives in .venv and build/, and is quick when run again.
 PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := $(shell find csrc -type f) CMakeLists.txt setup.py
 
-.PHONY: demo test lint cuda clean
+.PHONY: demo test lint cuda bench-report clean
 .DELETE_ON_ERROR:
 
 demo: .venv/plot.stamp .venv/build.stamp
@@ -24,6 +25,10 @@ cuda: .venv/venv.stamp
 	    -Dpybind11_DIR=$$($(BIN)/pybind11-config --cmakedir)
 	$(BIN)/cmake --build build-cuda --target _cuda
 	PYTHONPATH=build-cuda $(BIN)/python -c "import _cuda; print('CUDA devices:', _cuda.devices())"
+
+# The tables of README.md, from benchmarks/results/.
+bench-report: .venv/test.stamp .venv/build.stamp
+	$(BIN)/python -m benchmarks.report
 
 clean:
 	rm -rf .venv build build-cuda *.egg-info fastwave/*.so

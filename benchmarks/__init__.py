@@ -1,0 +1,1 @@
+"""Speed of the kernels on this machine, beside PyTorch and beside what the machine can do: python -m benchmarks.run."""
