@@ -1,8 +1,8 @@
 """Output distributions of an autoregressive WaveNet: log-likelihood, and sampling from noise that the caller gives.
 
 A distribution maps the network's output ``parameters`` (batch, n_params, time) to a density over ``x`` (batch, time),
-and a noise tensor (batch, noise channels, time), whose channels ``noise_kinds`` names, to a sample. No generator is ever
-called here: the same noise gives the same sample in PyTorch and in every kernel.
+and a noise tensor (batch, noise channels, time), whose channels ``noise_kinds`` names, to a sample. No generator is
+ever called here: the same noise gives the same sample in PyTorch and in every kernel.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ class MixtureOfGaussians:
 class MixtureOfLogistics:
     """Discretised mixture of logistics: PixelCNN++ (Salimans et al., 2017, section 2.1).
 
-    Parameters: K logits, K means, K log-scales. Noise: K uniforms that choose the component, one uniform. ``classes`` is
-    the number of quantisation levels of the data, between which the likelihood integrates the density.
+    Parameters: K logits, K means, K log-scales. Noise: K uniforms that choose the component, one uniform. ``classes``
+    is the number of quantisation levels of the data, between which the likelihood integrates the density.
     """
 
     components: int

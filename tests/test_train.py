@@ -16,7 +16,7 @@ from fastwave import audio, checkpoint, models
 from fastwave.audio import MelSpec
 from fastwave.models import ClariNetStudentConfig, WaveNetConfig
 from fastwave.train import loop
-from fastwave.train.data import Dataset, find_clips, select
+from fastwave.train.data import Dataset, find_clips, select, standardized
 from fastwave.train.student import Student
 from fastwave.train.teacher import Teacher
 
@@ -218,6 +218,17 @@ def test_short_clips_are_left_out(clips):
 
 
 # the loop ------------------------------------------------------------------------------------------------------------
+
+
+def test_standardized_mels_have_mean_0_and_deviation_1(clips):
+    found = find_clips(clips)
+    spec = standardized(SPEC, found)
+    mels = [audio.log_mel(audio.read(clip.path, spec.sample_rate)[None], spec)[0] for clip in found]
+    std, mean = torch.std_mean(torch.cat(mels, 1), 1)
+    torch.testing.assert_close(mean, torch.zeros(6), rtol=0, atol=1e-4)
+    torch.testing.assert_close(std, torch.ones(6), rtol=1e-4, atol=0)
+    with pytest.raises(ValueError, match="clips must have one of 33 samples or more, got none"):
+        standardized(SPEC, [])
 
 
 def test_learning_rate(options):

@@ -1,8 +1,8 @@
 """Draws from a network's output parameters and a noise tensor; csrc/heads.h has the same ones for the kernels.
 
-``parameters`` is (batch, n_params, ...) and ``noise`` (batch, noise channels, ...); a draw is (batch, ...). Uniforms lie
-in (0, 1). ``temperature`` scales the normal or logistic part and divides softmax logits; at 0 a draw is the mean of the
-likeliest component, or the likeliest class. ``log_scale_min`` bounds log-scales from below.
+``parameters`` is (batch, n_params, ...) and ``noise`` (batch, noise channels, ...); a draw is (batch, ...). Uniforms
+lie in (0, 1). ``temperature`` scales the normal or logistic part and divides softmax logits; at 0 a draw is the mean of
+the likeliest component, or the likeliest class. ``log_scale_min`` bounds log-scales from below.
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@ r = 0..s-1 the phase of output column q s + r:
 
     out[f, q s + r] = act(b + sum over i < K, o in {-1, 0, 1} of  V[i, o, r] in[f + i - K // 2, q + o])
 
-and zero outside the input: a transposed 2-D convolution of kernel (K, 2 s) and stride s (ClariNet, section 5; DiffWave),
-a nearest-neighbour stretch followed by a 2-D convolution of kernel (K, 2 s + 1) (r9y9/wavenet_vocoder, Parallel
-WaveGAN), or a plain repetition. ``act`` is a leaky ReLU of a given slope (1: linear).
+and zero outside the input: a transposed 2-D convolution of kernel (K, 2 s) and stride s (ClariNet, section 5;
+DiffWave), a nearest-neighbour stretch followed by a 2-D convolution of kernel (K, 2 s + 1) (r9y9/wavenet_vocoder,
+Parallel WaveGAN), or a plain repetition. ``act`` is a leaky ReLU of a given slope (1: linear).
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from torch import Tensor
 from fastwave import audio
 from fastwave.audio import MelSpec
 
-__all__ = ["Clip", "Dataset", "Segments", "find_clips", "select"]
+__all__ = ["Clip", "Dataset", "Segments", "find_clips", "select", "standardized"]
 
 SUFFIXES = (".flac", ".wav")
 
@@ -102,6 +102,17 @@ def select(clips: Sequence[Clip], patterns: Sequence[str]) -> tuple[list[Clip], 
         matches = any(fnmatch.fnmatchcase(clip.name, pattern) for pattern in patterns)
         (matching if matches else others).append(clip)
     return matching, others
+
+
+def standardized(spec: MelSpec, clips: Sequence[Clip]) -> MelSpec:
+    """``spec`` with the mean and standard deviation of each band over the clips, or over 100 of them, evenly spread."""
+    clips = [clip for clip in clips if clip.length(spec.sample_rate) > spec.n_fft // 2]  # log_mel reflects so many
+    if not clips:
+        raise ValueError(f"clips must have one of {spec.n_fft // 2 + 1} samples or more, got none")
+    chosen = [clips[i] for i in np.linspace(0, len(clips) - 1, min(100, len(clips))).astype(int)]
+    mels = [audio.log_mel(audio.read(clip.path, spec.sample_rate)[None], spec)[0] for clip in chosen]
+    std, mean = torch.std_mean(torch.cat(mels, 1).double(), 1)
+    return dataclasses.replace(spec, mean=tuple(mean.tolist()), std=tuple(std.clamp(min=1e-3).tolist()))
 
 
 class Dataset:

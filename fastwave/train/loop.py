@@ -18,15 +18,16 @@ import signal
 import threading
 import time
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from tqdm import tqdm
 
 from fastwave import checkpoint
 from fastwave.models import Model
-from fastwave.train.data import Dataset, find_clips, select
+from fastwave.train.data import Clip, Dataset, find_clips, select, standardized
 
 __all__ = ["Training", "fit", "learning_rate", "run"]
 
@@ -36,12 +37,13 @@ VALIDATION_SEGMENTS = 4  # of each validation clip
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Training:
-    """Options of a training run. A subclass gives the model.
+    """Options of a training run. A subclass gives the ``model_class`` and the ``preset`` configuration of its model.
 
     Attributes:
         data: folder in LJ Speech's layout (metadata.csv), or any folder of WAV and FLAC files.
         out: folder of checkpoint.pt, log.jsonl and model/ (for fastwave.load); a run that is there is resumed.
-        config: JSON file with the model's whole configuration, in place of the built-in one.
+        config: JSON file with the model's whole configuration, in place of the built-in one, whose mel is z-scored with
+            the statistics of the training clips.
         validation_clips: names of clips, or globs of them, that give the validation loss.
         exclude_clips: names of clips, or globs of them, that are left out: the test clips.
         min_sample_rate: train on no files below this rate, Hz.
@@ -81,19 +83,18 @@ class Training:
     device: str = "cpu"
     threads: int | None = None
 
-    def make_model(self) -> Model:
-        """The model with its initial weights, from torch's generator."""
-        raise NotImplementedError
+    model_class: ClassVar[type[Model]]
+    preset: ClassVar
 
-    def read_config(self, kind: type, preset):
-        """The configuration in the file ``config``, or ``preset`` where there is none."""
+    def model_config(self, clips: Sequence[Clip]):
+        """The configuration in the file ``config``, or else the preset with the statistics of ``clips``."""
         if self.config is None:
-            return preset
+            return dataclasses.replace(self.preset, mel=standardized(self.preset.mel, clips))
         try:
             values = json.loads(self.config.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"config must be a JSON file, got {str(self.config)!r}: {error}") from None
-        return checkpoint.config_from_dict(kind, values)
+        return checkpoint.config_from_dict(self.model_class.config_class, values)
 
     def check(self) -> None:
         """ValueError for a number out of its range."""
@@ -123,11 +124,13 @@ def run(training: Training, quiet: bool = False) -> None:
         KeyboardInterrupt: Ctrl-C, after a checkpoint.
     """
     training.check()
-    torch.manual_seed(training.seed)
-    model = training.make_model().to(checked_device(training.device))
+    device = checked_device(training.device)
     _, clips = select(find_clips(training.data), training.exclude_clips)
     held_out, clips = select(clips, training.validation_clips)
     clips = [clip for clip in clips if clip.sample_rate >= training.min_sample_rate]
+    config = training.model_config(clips)
+    torch.manual_seed(training.seed)
+    model = training.model_class(config).to(device)
     segments = (model.config.mel, training.frames, model.upsampler.spec.context)
     train = Dataset(clips, *segments)
     validation = Dataset(held_out, *segments) if held_out else None

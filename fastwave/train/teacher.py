@@ -34,5 +34,5 @@ class Teacher(Training):
     learning_rate: float = 6e-4
     clip_norm: float = 0.5
 
-    def make_model(self) -> WaveNet:
-        return WaveNet(self.read_config(WaveNetConfig, CONFIG))
+    model_class = WaveNet
+    preset = CONFIG
