@@ -1,5 +1,6 @@
 """One row per message: what a user does wrong, and the one line that says so."""
 
+import dataclasses
 import re
 
 import pytest
@@ -248,3 +249,12 @@ def test_bindings_check_the_shape(field, value):
 def test_bindings_name_a_missing_field():
     with pytest.raises(KeyError, match="dilations"):
         _cpu.packed_size({k: v for k, v in arguments(SPEC).items() if k != "dilations"})
+
+
+def test_a_stack_too_large_for_memory_is_an_error_in_every_thread():
+    spec = GatedStackSpec(**(arguments(SPEC) | dict(dilations=(2**24,) * 140, residual_channels=256, cond_channels=0)))
+    spec = dataclasses.replace(spec, gate_channels=1, skip_channels=1, head_channels=(1, 2), kernel_size=32)
+    weights = torch.zeros(_cpu.packed_size(arguments(spec)))
+    for threads in (1, 2):
+        with pytest.raises(MemoryError):
+            gated_stack(torch.zeros(3, 1, 4), weights, spec, threads=threads)
