@@ -159,24 +159,27 @@ void gated_stack(const py::dict& spec, py::object x_, py::object weights_, py::o
 
     Interrupt interrupt;
     interrupt.run([&] {
-        share(threads, batch, [&](int64_t row) {
-            auto at = [row](const Tensor& tensor) {
-                return tensor ? tensor.data<float>() + row * (tensor.numel() / tensor.size(0)) : nullptr;
-            };
-            GatedStackParams params{};
-            params.shape = shape;
-            params.weights = weights.data<float>();
-            params.x = at(x), params.c = at(c), params.g = at(g), params.u = at(u), params.y = at(y);
-            params.state = at(state), params.out = at(out);
-            params.time = time;
-            params.cond_time = c ? c.size(2) : 0;
-            params.length = valid[row];
-            params.reverse = reverse;
-            params.workspace = workspace(kernels().gated_stack_workspace(shape));
-            params.poll = &Interrupt::poll;
-            params.poll_context = &interrupt;
-            kernels().gated_stack(params);
-        });
+        share(
+            threads, batch,
+            [&](int64_t row) {
+                auto at = [row](const Tensor& tensor) {
+                    return tensor ? tensor.data<float>() + row * (tensor.numel() / tensor.size(0)) : nullptr;
+                };
+                GatedStackParams params{};
+                params.shape = shape;
+                params.weights = weights.data<float>();
+                params.x = at(x), params.c = at(c), params.g = at(g), params.u = at(u), params.y = at(y);
+                params.state = at(state), params.out = at(out);
+                params.time = time;
+                params.cond_time = c ? c.size(2) : 0;
+                params.length = valid[row];
+                params.reverse = reverse;
+                params.workspace = workspace(kernels().gated_stack_workspace(shape));
+                params.poll = &Interrupt::poll;
+                params.poll_context = &interrupt;
+                kernels().gated_stack(params);
+            },
+            [&] { Interrupt::poll(&interrupt); });
     });
 }
 
@@ -242,23 +245,26 @@ void wavenet_sample(const py::dict& spec, const py::dict& head, py::object noise
     Interrupt interrupt;
     params.poll_context = &interrupt;
     interrupt.run([&] {
-        share(threads, (batch + group - 1) / group, [&](int64_t index) {
-            const int64_t row = index * group;
-            WaveNetSampleParams mine = params;
-            mine.rows = std::min(group, batch - row);
-            mine.noise = noise.data<float>() + row * noise_channels * time;
-            mine.c = c ? c.data<float>() + row * c.size(1) * c.size(2) : nullptr;
-            mine.g = g ? g.data<float>() + row * shape.layers * 2 * shape.gate : nullptr;
-            mine.forced = forced ? forced.data<float>() + row * forced.size(1) : nullptr;
-            mine.state = state.data<float>() + row * state_size;
-            mine.samples = samples.data<float>() + row * time;
-            mine.parameters = parameters ? parameters.data<float>() + row * n * time : nullptr;
-            mine.lengths = valid.data() + row;
-            std::fill_n(mine.samples, mine.rows * time, 0.f);
-            if (mine.parameters) std::fill_n(mine.parameters, mine.rows * n * time, 0.f);
-            mine.workspace = workspace(kernels().wavenet_sample_workspace(shape, mine.rows));
-            kernels().wavenet_sample(mine);
-        });
+        share(
+            threads, (batch + group - 1) / group,
+            [&](int64_t index) {
+                const int64_t row = index * group;
+                WaveNetSampleParams mine = params;
+                mine.rows = std::min(group, batch - row);
+                mine.noise = noise.data<float>() + row * noise_channels * time;
+                mine.c = c ? c.data<float>() + row * c.size(1) * c.size(2) : nullptr;
+                mine.g = g ? g.data<float>() + row * shape.layers * 2 * shape.gate : nullptr;
+                mine.forced = forced ? forced.data<float>() + row * forced.size(1) : nullptr;
+                mine.state = state.data<float>() + row * state_size;
+                mine.samples = samples.data<float>() + row * time;
+                mine.parameters = parameters ? parameters.data<float>() + row * n * time : nullptr;
+                mine.lengths = valid.data() + row;
+                std::fill_n(mine.samples, mine.rows * time, 0.f);
+                if (mine.parameters) std::fill_n(mine.parameters, mine.rows * n * time, 0.f);
+                mine.workspace = workspace(kernels().wavenet_sample_workspace(shape, mine.rows));
+                kernels().wavenet_sample(mine);
+            },
+            [&] { Interrupt::poll(&interrupt); });
     });
 }
 
@@ -297,13 +303,16 @@ void upsample(const py::dict& spec, py::object mel_, py::object weights_, py::ob
     params.weights = weights.data<float>();
     Interrupt interrupt;
     interrupt.run([&] {
-        share(threads, mel.size(0), [&](int64_t row) {
-            UpsampleParams mine = params;
-            mine.mel = mel.data<float>() + row * params.n_mels * params.frames;
-            mine.out = out.data<float>() + row * params.n_mels * out.size(2);
-            mine.workspace = workspace(kernels().upsample_workspace(mine));
-            kernels().upsample(mine);
-        });
+        share(
+            threads, mel.size(0),
+            [&](int64_t row) {
+                UpsampleParams mine = params;
+                mine.mel = mel.data<float>() + row * params.n_mels * params.frames;
+                mine.out = out.data<float>() + row * params.n_mels * out.size(2);
+                mine.workspace = workspace(kernels().upsample_workspace(mine));
+                kernels().upsample(mine);
+            },
+            [&] { Interrupt::poll(&interrupt); });
     });
 }
 

@@ -120,7 +120,7 @@ struct StorePlain {
             for (int p = 0; p < P; ++p)
                 for (int v = 0; v < vectors; ++v)
                     store(out[column + n] + (first_panel + p) * panel + v * width,
-                          relu ? max(acc[n][p][v], splat(0.f)) : acc[n][p][v]);
+                          relu ? max(splat(0.f), acc[n][p][v]) : acc[n][p][v]);
     }
 };
 

@@ -24,7 +24,7 @@ static void run_heads(const StackShape& s, StackWeights weights, int64_t n, cons
     for (int64_t i = 0; i < n; ++i)
         for (int64_t at = 0; at < padded(depth); at += width) {
             const vec value = load(from[i] + at);
-            store(in[i] + at, s.head_relu[0] ? max(value, splat(0.f)) : value);
+            store(in[i] + at, s.head_relu[0] ? max(splat(0.f), value) : value);
         }
     for (int64_t l = 0; l < s.heads; ++l) {
         const int64_t rows = s.head_channels[l];
