@@ -12,12 +12,12 @@ from pathlib import Path
 from textwrap import fill
 
 import numpy as np
-import safetensors.torch
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 import fastwave
 from fastwave import audio
+from fastwave.cli import load_mel
 
 UTTERANCE = Path(fastwave.__file__).parent / "voices" / "demo"
 
@@ -60,7 +60,7 @@ def main():
 
     vocoder = fastwave.load("lj")
     transcript = json.loads((UTTERANCE / "demo.json").read_text(encoding="utf-8"))["transcript"]
-    mel = safetensors.torch.load_file(UTTERANCE / "mel.safetensors")["mel"].float()
+    mel = load_mel(UTTERANCE / "mel.safetensors", vocoder.mel_spec)
     print(f"utterance: {transcript}")
     wave = vocode(vocoder, mel, "demo.wav")
     draw("demo.png", vocoder, None, mel, wave, transcript)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import safetensors.torch
 
+import fastwave
 from fastwave import audio
-from fastwave.audio import MelSpec
 
 
 def main():
@@ -20,10 +20,10 @@ def main():
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
 
-    spec = MelSpec.preset("fastwave")
-    mel = audio.log_mel(audio.read(arguments.clip, spec.sample_rate)[None], spec)[0]
+    vocoder = fastwave.load("lj")
+    mel = vocoder.mel(audio.read(arguments.clip, vocoder.sample_rate)[None])[0]
     arguments.out.mkdir(parents=True, exist_ok=True)
-    metadata = {"mel_spec": json.dumps(spec.to_dict())}
+    metadata = {"mel_spec": json.dumps(vocoder.mel_spec.to_dict())}
     (arguments.out / "mel.safetensors").write_bytes(safetensors.torch.save({"mel": mel}, metadata))
     description = {"clip": arguments.clip.stem, "transcript": arguments.transcript}
     (arguments.out / "demo.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")

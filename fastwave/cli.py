@@ -94,9 +94,7 @@ class Vocode:
     def stream(self, voice: vocoder.Vocoder, mel: Tensor) -> Iterable[Tensor]:
         """Waveform chunks; a single one of a model that turns time around."""
         options = {"seed": self.seed, "temperature": self.temperature}
-        if getattr(voice.config, "time_reversal", False):
-            return [voice.generate(mel, **options)]
-        return voice.stream(mel.split(CHUNK, -1), **options)
+        return voice.stream(mel.split(CHUNK, -1), **options) if voice.streams else [voice.generate(mel, **options)]
 
     def checked_outputs(self) -> list[Path]:
         """The output file of each input, once it is known that all inputs exist and all outputs can be written."""

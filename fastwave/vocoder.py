@@ -154,6 +154,11 @@ class Vocoder:
         """Samples per frame."""
         return self.mel_spec.hop_length
 
+    @property
+    def streams(self) -> bool:
+        """Whether stream() works: not for a model that turns time around."""
+        return self._runner.streams
+
     def mel(self, wave: Tensor) -> Tensor:
         """The model's own log-mel of a waveform: (batch, samples) -> (batch, n_mels, 1 + samples // hop_length)."""
         return audio.log_mel(wave, self.mel_spec)
@@ -189,7 +194,7 @@ class Vocoder:
         given = None if noise is None else self.model.noise(mel, noise, seed).float()
         stream = _Stream(self, mel, given, seed, temperature, speaker, lengths)
         out = torch.empty(len(mel), mel.shape[2] * self.hop_length)
-        step = BLOCK_FRAMES if self._runner.streams else mel.shape[2]
+        step = BLOCK_FRAMES if self.streams else mel.shape[2]
         for first in range(0, mel.shape[2], step):
             end = min(first + step, mel.shape[2])
             ahead, behind = self._conditioner.ahead, max(0, first - self._conditioner.ahead)
@@ -214,7 +219,7 @@ class Vocoder:
         Raises:
             ValueError: as generate(); or the model turns time around, and so cannot stream.
         """
-        if not self._runner.streams:
+        if not self.streams:
             raise ValueError("stream needs a model that runs forwards in time: this one reverses it between flows")
         return self._stream(mel_chunks, seed, temperature, speaker)
 

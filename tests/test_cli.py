@@ -356,13 +356,13 @@ def test_demo(recording, tmp_path, monkeypatch, capsys):
     small = vocoder.Vocoder(models.ClariNetStudent(ClariNetStudentConfig(flows=((1, 2),), **sizes)))
     monkeypatch.chdir(tmp_path)
     make_demo_mel, demo = example("make_demo_mel"), example("demo")
+    monkeypatch.setattr(demo.fastwave, "load", lambda name: small)
     arguments = [str(recording), "--transcript", "Printing.", "--out", "demo"]
     monkeypatch.setattr(sys, "argv", ["make_demo_mel.py", *arguments])
     make_demo_mel.main()
     assert json.loads(Path("demo/demo.json").read_text()) == {"clip": "in", "transcript": "Printing."}
 
     monkeypatch.setattr(demo, "UTTERANCE", Path("demo"))
-    monkeypatch.setattr(demo.fastwave, "load", lambda name: small)
     monkeypatch.setattr(sys, "argv", ["demo.py", "--input", str(recording)])
     demo.main()
     out = capsys.readouterr().out

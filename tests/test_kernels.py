@@ -425,3 +425,14 @@ def test_reference_of_a_changed_spec_differs():
     out = gated_stack(x, pack_gated_stack(stack.weights(), spec), spec, c=c)
     other = gated_stack_ref(x, stack.weights(), dataclasses.replace(spec, residual_scale=1.0), c=c)
     assert error(out, other.double()) > 1e-3
+
+
+@pytest.mark.parametrize("shape", ["plain", "no-skip"])
+def test_nan_comes_out_as_nan(isa, shape):
+    spec = GatedStackSpec(**(SMALL | SHAPES[shape]))
+    stack, _ = make_stack(spec)
+    x, c, _ = make_inputs(spec, 60)
+    x[0, 0, 30] = math.nan
+    out = gated_stack(x, pack_gated_stack(stack.weights(), spec), spec, c=c)
+    assert torch.equal(out.isnan(), stack(x, c).isnan())
+    assert out[0].isnan().any() and not out[1].isnan().any()
