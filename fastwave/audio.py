@@ -226,10 +226,10 @@ def _constants(
             None if column is None else torch.tensor(column, dtype=torch.float64)[:, None].to(device, dtype)
             for column in (spec.mean, spec.std)
         )
-        return window.to(device, dtype), _slaney_filterbank(spec).to(device, dtype), mean, std
+        return window.to(device, dtype), mel_filterbank(spec).to(device, dtype), mean, std
 
 
-def _slaney_filterbank(spec: MelSpec) -> Tensor:
+def mel_filterbank(spec: MelSpec) -> Tensor:
     """Triangles of equal area over the FFT bins, (n_mels, n_fft / 2 + 1) in float64.
 
     Slaney's scale (Auditory Toolbox, 1998) has 3 mel per 200 Hz up to 1 kHz, and 27 per factor of 6.4 above.

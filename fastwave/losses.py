@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import Tensor, nn
+
+from fastwave.audio import MelSpec, mel_filterbank
 
 __all__ = ["MultiResolutionSTFTLoss"]
 
@@ -11,14 +15,26 @@ __all__ = ["MultiResolutionSTFTLoss"]
 class MultiResolutionSTFTLoss(nn.Module):
     """Spectral convergence plus log-magnitude distance, averaged over resolutions (Parallel WaveGAN, Eq. 6 to 9).
 
-    Each resolution is (fft_size, hop_length, win_length).
+    Each resolution is (fft_size, hop_length, win_length). With ``mel`` the distance of log-mel magnitudes is added
+    (WG-WaveNet, Hsu and Lee, 2020, Eq. 1 to 4): most linear bins lie above 4 kHz, where speech is not understood.
     """
 
-    def __init__(self, resolutions=((1024, 120, 600), (2048, 240, 1200), (512, 50, 240)), eps: float = 1e-7):
+    def __init__(
+        self,
+        resolutions=((1024, 120, 600), (2048, 240, 1200), (512, 50, 240)),
+        eps: float = 1e-7,
+        mel: MelSpec | None = None,
+    ):
         super().__init__()
-        self.resolutions, self.eps = resolutions, eps
-        for i, (_, _, win_length) in enumerate(resolutions):
+        self.resolutions, self.eps, self.mel = resolutions, eps, mel
+        for i, (fft_size, _, win_length) in enumerate(resolutions):
             self.register_buffer(f"window_{i}", torch.hann_window(win_length), persistent=False)
+            if mel is not None:  # as many bands per bin as the model's own front end has; each averages its bins
+                n_mels = max(1, mel.n_mels * fft_size // mel.n_fft)
+                spec = dataclasses.replace(mel, n_fft=fft_size, win_length=1, n_mels=n_mels, mean=None, std=None)
+                bands = mel_filterbank(spec)
+                bands = bands / bands.sum(1, keepdim=True).clamp(min=1e-12)
+                self.register_buffer(f"bands_{i}", bands.float(), persistent=False)
 
     def _magnitude(self, wave: Tensor, i: int) -> Tensor:
         fft_size, hop_length, win_length = self.resolutions[i]
@@ -33,4 +49,8 @@ class MultiResolutionSTFTLoss(nn.Module):
             p, t = self._magnitude(predicted, i), self._magnitude(target, i)
             convergence = torch.linalg.norm(t - p) / torch.linalg.norm(t)
             total = total + convergence + (t.log() - p.log()).abs().mean()
+            if self.mel is not None:
+                bands = getattr(self, f"bands_{i}").to(p.dtype)
+                p, t = (bands @ p).clamp(min=self.eps**0.5), (bands @ t).clamp(min=self.eps**0.5)
+                total = total + (t.log() - p.log()).abs().mean()
         return total / len(self.resolutions)

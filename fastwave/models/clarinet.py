@@ -129,7 +129,7 @@ class ClariNetStudent(Model):
         self.flows = nn.ModuleList(GatedStack(spec) for spec in config.stack_specs())
         for flow in self.flows:
             nn.init.constant_(flow.head[-1].bias[1:], config.initial_log_sigma / len(self.flows))
-        self.stft_loss = MultiResolutionSTFTLoss()
+        self.stft_loss = MultiResolutionSTFTLoss(mel=config.mel)
 
     def reversed_flow(self, i: int) -> bool:
         """Whether flow i runs backwards in time."""
