@@ -143,7 +143,7 @@ def test_optional_nested_config():
 @pytest.mark.parametrize(
     "edit, message",
     [
-        (lambda d: d["config"].update(widht=1), "WaveNetConfig has no field widht; it has mel, distribution,"),
+        (lambda d: d["config"].update(widht=1), "WaveNetConfig has no field widht; it has mel, upsampler,"),
         (lambda d: d["config"]["mel"].update(hop=1), "MelSpec has no field hop; it has sample_rate,"),
         (lambda d: d["config"].pop("kernel_size"), "WaveNetConfig in config.json is incomplete or malformed: "),
         (lambda d: d["config"].update(kernel_size="2"), "WaveNetConfig in config.json is incomplete or malformed: "),

@@ -2,17 +2,59 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastwave import audio, checkpoint, noise
+from fastwave.audio import MelSpec
+from fastwave.ops.upsample import UpsampleSpec
 
-__all__ = ["Model", "load"]
+__all__ = ["ConditionedConfig", "Model", "load"]
 
 MODELS: dict[str, type[Model]] = {}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ConditionedConfig:
+    """What a model makes its conditioning of; UpsampleSpec says what most fields mean.
+
+    Attributes:
+        mel: the front end whose mels the model understands.
+        upsampler: "transposed", "stretched" or "nearest" (fastwave.layers.Upsampler).
+        upsample_scales, cond_repeat: frames are upsampled by each scale, then each column is repeated: together
+            hop_length.
+    """
+
+    mel: MelSpec
+    upsampler: str = "transposed"
+    upsample_scales: Sequence[int]
+    upsample_freq_kernel: int = 3
+    upsample_slope: float = 0.4
+    upsample_context: int = 0
+    upsample_context_conv: bool = False
+    cond_repeat: int = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "upsample_scales", tuple(self.upsample_scales))
+        columns = self.upsample_spec().columns_per_frame * self.cond_repeat
+        if columns != self.mel.hop_length:
+            hop = self.mel.hop_length
+            raise ValueError(f"upsample_scales and cond_repeat must multiply to hop_length {hop}, got {columns}")
+
+    def upsample_spec(self) -> UpsampleSpec:
+        return UpsampleSpec(
+            n_mels=self.mel.n_mels,
+            scales=self.upsample_scales,
+            freq_kernel=self.upsample_freq_kernel,
+            slope=self.upsample_slope,
+            context=self.upsample_context,
+            context_conv=self.upsample_context_conv,
+        )
 
 
 class Model(nn.Module):

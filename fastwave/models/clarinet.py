@@ -17,20 +17,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from fastwave.audio import MelSpec
 from fastwave.layers import GatedStack, Upsampler
 from fastwave.losses import MultiResolutionSTFTLoss
-from fastwave.models.base import Model
-from fastwave.models.wavenet import CLARINET_MEL, check_hop_length
+from fastwave.models.base import ConditionedConfig, Model
+from fastwave.models.wavenet import CLARINET_MEL
 from fastwave.ops.gated_stack import GatedStackSpec, gated_stack_ref
-from fastwave.ops.upsample import UpsampleSpec
 
 __all__ = ["ClariNetStudent", "ClariNetStudentConfig"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ClariNetStudentConfig:
-    """The shape of a student; GatedStackSpec and UpsampleSpec say what most fields mean.
+class ClariNetStudentConfig(ConditionedConfig):
+    """The shape of a student; GatedStackSpec says what most fields mean.
 
     Attributes:
         flows: the dilations of each flow's layers.
@@ -40,7 +38,6 @@ class ClariNetStudentConfig:
         initial_log_sigma: log sigma_q at the start of training: speech is far quieter than unit noise.
     """
 
-    mel: MelSpec
     flows: Sequence[Sequence[int]]
     time_reversal: bool = False
     first_sample: str = "net"
@@ -50,19 +47,11 @@ class ClariNetStudentConfig:
     skip_channels: int = 64
     kernel_size: int = 3
     residual_scale: float = math.sqrt(0.5)
-    upsampler: str = "transposed"
-    upsample_scales: Sequence[int]
-    upsample_freq_kernel: int = 3
-    upsample_slope: float = 0.4
-    upsample_context: int = 0
-    upsample_context_conv: bool = False
-    cond_repeat: int = 1
     initial_log_sigma: float = -4.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         object.__setattr__(self, "flows", tuple(tuple(dilations) for dilations in self.flows))
-        object.__setattr__(self, "upsample_scales", tuple(self.upsample_scales))
-        check_hop_length(self)
         if not self.flows:
             raise ValueError("flows must be one list of dilations or more, got none")
         if self.first_sample not in ("net", "zero"):
@@ -70,7 +59,6 @@ class ClariNetStudentConfig:
         if self.time_reversal and self.first_sample == "zero":
             raise ValueError("first_sample must be 'net' with time_reversal, got 'zero'")
         self.stack_specs()
-        self.upsample_spec()
 
     @classmethod
     def student_1(cls, **changes) -> ClariNetStudentConfig:
@@ -105,16 +93,6 @@ class ClariNetStudentConfig:
             )
             for dilations in self.flows
         ]
-
-    def upsample_spec(self) -> UpsampleSpec:
-        return UpsampleSpec(
-            n_mels=self.mel.n_mels,
-            scales=self.upsample_scales,
-            freq_kernel=self.upsample_freq_kernel,
-            slope=self.upsample_slope,
-            context=self.upsample_context,
-            context_conv=self.upsample_context_conv,
-        )
 
 
 class ClariNetStudent(Model):

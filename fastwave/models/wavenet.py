@@ -18,9 +18,8 @@ from torch import Tensor, nn
 from fastwave.audio import MelSpec
 from fastwave.distributions import Gaussian, MixtureOfGaussians, MixtureOfLogistics, Softmax
 from fastwave.layers import GatedStack, Upsampler
-from fastwave.models.base import Model
+from fastwave.models.base import ConditionedConfig, Model
 from fastwave.ops.gated_stack import GatedStackSpec
-from fastwave.ops.upsample import UpsampleSpec
 from fastwave.ops.wavenet_sample import HeadSpec, initial_sampler_state, wavenet_sample_ref
 
 __all__ = ["WaveNet", "WaveNetConfig"]
@@ -29,17 +28,9 @@ __all__ = ["WaveNet", "WaveNetConfig"]
 CLARINET_MEL = MelSpec(sample_rate=24000, n_fft=2048, hop_length=300, win_length=1200)
 
 
-def check_hop_length(config) -> None:
-    columns = math.prod(config.upsample_scales) * config.cond_repeat
-    if columns != config.mel.hop_length:
-        raise ValueError(
-            f"upsample_scales and cond_repeat must multiply to hop_length {config.mel.hop_length}, got {columns}"
-        )
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class WaveNetConfig:
-    """The shape of a WaveNet; GatedStackSpec, UpsampleSpec and HeadSpec say what most fields mean.
+class WaveNetConfig(ConditionedConfig):
+    """The shape of a WaveNet; GatedStackSpec and HeadSpec say what most fields mean.
 
     Attributes:
         distribution: "gaussian", "mixture_of_gaussians", "mixture_of_logistics" or "softmax".
@@ -51,11 +42,8 @@ class WaveNetConfig:
         train_log_scale_min: log-scales are clipped from below here in the loss (ClariNet, appendix A).
         speakers, speaker_channels: a table of speaker embeddings, for global conditioning; ``speakers=0`` with
             ``speaker_channels`` takes embeddings from the caller.
-        upsampler, upsample_scales, cond_repeat: frames are upsampled by each scale, then each column is
-            repeated: together hop_length.
     """
 
-    mel: MelSpec
     distribution: str = "gaussian"
     components: int = 10
     classes: int = 65536
@@ -72,27 +60,18 @@ class WaveNetConfig:
     kernel_size: int
     dilations: Sequence[int]
     residual_scale: float = math.sqrt(0.5)
-    upsampler: str = "transposed"
-    upsample_scales: Sequence[int]
-    upsample_freq_kernel: int = 3
-    upsample_slope: float = 0.4
-    upsample_context: int = 0
-    upsample_context_conv: bool = False
-    cond_repeat: int = 1
     speakers: int = 0
     speaker_channels: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         object.__setattr__(self, "dilations", tuple(self.dilations))
-        object.__setattr__(self, "upsample_scales", tuple(self.upsample_scales))
-        check_hop_length(self)
         if self.one_hot_input and self.distribution != "softmax":
             raise ValueError(f"one_hot_input needs distribution 'softmax', got {self.distribution!r}")
         if self.initial_class is not None and not (self.one_hot_input and 0 <= self.initial_class < self.classes):
             raise ValueError(f"initial_class must be one of {self.classes} classes of a one-hot input")
         self.head_spec()  # checks distribution and clamp
         self.stack_spec()
-        self.upsample_spec()
 
     @classmethod
     def clarinet(cls, **changes) -> WaveNetConfig:
@@ -138,16 +117,6 @@ class WaveNetConfig:
             cond_repeat=self.cond_repeat,
             head_channels=(self.skip_channels, self.make_distribution().n_params),
             head_relu=(True, True),
-        )
-
-    def upsample_spec(self) -> UpsampleSpec:
-        return UpsampleSpec(
-            n_mels=self.mel.n_mels,
-            scales=self.upsample_scales,
-            freq_kernel=self.upsample_freq_kernel,
-            slope=self.upsample_slope,
-            context=self.upsample_context,
-            context_conv=self.upsample_context_conv,
         )
 
 
