@@ -7,15 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 
-sys.path.append(str(Path(__file__).resolve().parent.parent))  # they are not installed
+from fastwave.audio import MelSpec
+from fastwave.models import ClariNetStudent, ClariNetStudentConfig, WaveNet, WaveNetConfig
+from fastwave.ops.gated_stack import GatedStackSpec
 
+sys.path.append(str(Path(__file__).resolve().parent.parent))  # they are not installed
+pytest.importorskip("benchmarks", reason="needs the source tree")
 from benchmarks import report, run
 from benchmarks.baseline import IncrementalWaveNet
 from benchmarks.cases import CASES, PARALLEL_WAVEGAN, STUDENT_1, Case, FirstChunk, Sampler, Stacks, Voice
 from benchmarks.ceilings import Ceilings, Work, measure_ceilings, sampler_work, stack_work
-from fastwave.audio import MelSpec
-from fastwave.models import ClariNetStudent, ClariNetStudentConfig, WaveNet, WaveNetConfig
-from fastwave.ops.gated_stack import GatedStackSpec
 
 TINY = dict(
     mel=MelSpec(n_mels=7, hop_length=16, n_fft=64, win_length=64, sample_rate=8000, fmax=4000.0),
