@@ -56,6 +56,7 @@ struct Shape : StackShape {
     Integers dilation_list, head_list, relu_list;
 
     explicit Shape(const py::dict& spec) {
+        dtype = choice<Dtype>(spec, "dtype", {"float32", "bfloat16", "int8"});
         in_channels = integer(spec, "in_channels", 1, 1 << 16);
         front_width = integer(spec, "front_width", 1, 1 << 16);
         front_causal = py::cast<bool>(spec["front_causal"]);
@@ -92,6 +93,13 @@ struct Shape : StackShape {
     }
     Shape(const Shape&) = delete;
 };
+
+void require_weights(const Tensor& weights, const StackShape& s) {
+    const int64_t words = packed_size(s);
+    if (s.dtype == Dtype::float32) require(weights, "weights", float32, {words});
+    if (s.dtype == Dtype::bfloat16) require(weights, "weights", bfloat16, {2 * words});
+    if (s.dtype == Dtype::int8) require(weights, "weights", int8, {4 * words});
+}
 
 int64_t columns_of_c(const StackShape& s, int64_t time) { return (time + s.cond_repeat - 1) / s.cond_repeat; }
 
@@ -141,7 +149,7 @@ void gated_stack(const py::dict& spec, py::object x_, py::object weights_, py::o
                  state = take(state_, "state"), out = take(out_, "out");
     require(x, "x", float32, {any, shape.in_channels, any});
     const int64_t batch = x.size(0), time = x.size(2);
-    require(weights, "weights", float32, {packed_size(shape)});
+    require_weights(weights, shape);
     require_conditioning(shape, c, batch, time);
     if (g) require(g, "g", float32, {batch, shape.layers, 2 * shape.gate});
     if (u) require(u, "u", float32, {batch, shape.layers, shape.residual});
@@ -215,7 +223,7 @@ void wavenet_sample(const py::dict& spec, const py::dict& head, py::object noise
     const int64_t noise_channels = mixture ? n / 3 + 1 : 1;
     require(noise, "noise", float32, {any, noise_channels, any});
     const int64_t batch = noise.size(0), time = noise.size(2);
-    require(weights, "weights", float32, {packed_size(shape)});
+    require_weights(weights, shape);
     require_conditioning(shape, c, batch, time);
     if (g) require(g, "g", float32, {batch, shape.layers, 2 * shape.gate});
     if (softmax) require(table, "table", float32, {n});
@@ -340,7 +348,7 @@ PYBIND11_MODULE(_cpu, m) {
     using py::arg;
     m.def(
         "packed_size", [](const py::dict& spec) { return packed_size(Shape(spec)); }, arg("spec"),
-        "Floats of a stack's packed weights.");
+        "Words of 32 bits of a stack's packed weights.");
     m.def("gated_stack", &gated_stack, arg("spec"), arg("x"), arg("weights"), arg("c"), arg("g"), arg("u"), arg("y"),
           arg("lengths"), arg("state"), arg("out"), arg("reverse"), arg("threads"));
     m.def("wavenet_sample", &wavenet_sample, arg("spec"), arg("head"), arg("noise"), arg("weights"), arg("c"), arg("g"),

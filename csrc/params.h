@@ -7,7 +7,9 @@
 namespace fastwave {
 
 // Packed matrices stand in panels of 16 output rows, (rows / 16, depth, 16), rows padded with zeros: a panel is one
-// AVX-512 vector, two of AVX2, four of NEON or SSE. The order of accumulation is that of the depth.
+// AVX-512 vector, two of AVX2, four of NEON or SSE. The order of accumulation is that of the depth. The unit is a word
+// of 32 bits: one float32, two bfloat16 or four int8 of consecutive depth; an int8 panel ends in 16 scales (float32)
+// and 16 offsets (int32, -128 times the row's sum).
 constexpr int panel = 16;
 
 constexpr int64_t max_layers = 512, max_taps = 32;  // of a stack; the bindings refuse more
@@ -15,12 +17,26 @@ constexpr int64_t max_rows = 8;                     // that wavenet_sample takes
 
 static inline int64_t padded(int64_t rows) { return (rows + panel - 1) / panel * panel; }
 
+enum class Dtype { float32, bfloat16, int8 };
+
+static inline int64_t depth_words(Dtype dtype, int64_t depth) {
+    const int64_t per_word = dtype == Dtype::float32 ? 1 : dtype == Dtype::bfloat16 ? 2 : 4;
+    return (depth + per_word - 1) / per_word;
+}
+static inline int64_t panel_words(Dtype dtype, int64_t depth) {
+    return (depth_words(dtype, depth) + (dtype == Dtype::int8 ? 2 : 0)) * panel;
+}
+static inline int64_t matrix_words(Dtype dtype, int64_t rows, int64_t depth) {
+    return padded(rows) / panel * panel_words(dtype, depth);
+}
+
 enum class Conditioning { none, raw, projected };
 enum class Epilogue { none, affine, inverse };
 enum class Delay { none, input, output };
 
 // See fastwave/ops/gated_stack.py, GatedStackSpec.
 struct StackShape {
+    Dtype dtype;
     int64_t in_channels, front_width;
     bool front_causal, front_relu;
     int64_t residual, gate, skip, kernel_size, layers;
@@ -61,7 +77,8 @@ struct StackShape {
     }
 };
 
-// Packed weights, in the order in which a step reads them; each matrix behind its bias.
+// Packed weights, in the order in which a step reads them; each matrix behind its bias. The layers' matrices are in the
+// stack's type, everything else in float32.
 //   front (R, in front_width); per layer: bias (2G), A (2G, C), taps oldest first (2G, R) each,
 //   residual and skip rows as one matrix (R + S, G); the head's matrices.
 struct LayerWeights {
@@ -81,10 +98,11 @@ struct StackWeights {
         LayerWeights w;
         w.bias = next;
         w.cond = w.bias + s.gate_rows();
-        w.taps = w.cond + (s.conditioning == Conditioning::raw ? s.gate_rows() * s.cond_channels : 0);
-        w.product_bias = w.taps + s.kernel_size * s.gate_rows() * s.residual;
+        w.taps =
+            w.cond + (s.conditioning == Conditioning::raw ? matrix_words(s.dtype, s.gate_rows(), s.cond_channels) : 0);
+        w.product_bias = w.taps + s.kernel_size * matrix_words(s.dtype, s.gate_rows(), s.residual);
         w.product = w.product_bias + s.product_rows(index);
-        next = w.product + s.product_rows(index) * s.gate;
+        next = w.product + matrix_words(s.dtype, s.product_rows(index), s.gate);
         return w;
     }
 

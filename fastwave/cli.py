@@ -47,7 +47,7 @@ class Vocode:
         voice: name of a bundled voice, or a model's folder.
         seed: of the noise; the same seed gives the same speech.
         temperature: factor on the noise; 0 gives the mean path.
-        dtype: "float32"; of the weights.
+        dtype: of the layers' products: "float32", "bfloat16" or "int8".
         device: "cpu".
         threads: CPU threads.
         quiet: print nothing.

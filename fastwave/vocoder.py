@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from fastwave import audio, models, noise
 from fastwave.ops.gated_stack import gated_stack, initial_state
+from fastwave.ops.rounding import DTYPES
 from fastwave.ops.upsample import upsample
 from fastwave.ops.wavenet_sample import initial_sampler_state, wavenet_sample
 from fastwave.pack import pack_gated_stack, pack_upsample
@@ -50,8 +52,9 @@ class _Autoregressive:
 
     streams = True
 
-    def __init__(self, model: models.WaveNet):
-        self.model, self.spec, self.head = model, model.stack.spec, model.config.head_spec()
+    def __init__(self, model: models.WaveNet, dtype: str):
+        self.model, self.head = model, model.config.head_spec()
+        self.spec = dataclasses.replace(model.stack.spec, dtype=dtype)
         self.weights = pack_gated_stack(model.stack.weights(), self.spec)
         softmax = model.config.distribution == "softmax"
         self.table = model.distribution.decode_table() if softmax else None
@@ -77,10 +80,12 @@ class _Autoregressive:
 class _Flows:
     """Runs a student's flows on gated_stack; one that turns time around sees the whole utterance at once."""
 
-    def __init__(self, model: models.ClariNetStudent):
+    def __init__(self, model: models.ClariNetStudent, dtype: str):
         self.model, self.streams = model, not model.config.time_reversal
-        self.specs = [flow.spec for flow in model.flows]
-        self.weights = [pack_gated_stack(flow.weights(), flow.spec) for flow in model.flows]
+        self.specs = [dataclasses.replace(flow.spec, dtype=dtype) for flow in model.flows]
+        self.weights = [
+            pack_gated_stack(flow.weights(), spec) for flow, spec in zip(model.flows, self.specs, strict=True)
+        ]
 
     def start(self, batch: int) -> list[Tensor | None]:
         return [initial_state(spec, batch) if self.streams else None for spec in self.specs]
@@ -121,7 +126,7 @@ class Vocoder:
     Args:
         model: a model of fastwave.models; its weights are copied, so later changes of it do not show.
         device: "cpu".
-        dtype: "float32".
+        dtype: of the layers' products, "float32", "bfloat16" or "int8" (fastwave.ops.rounding); torch's names do too.
         threads: rows of a batch that run at once; None: as many as the process may use processors.
 
     Raises:
@@ -134,15 +139,16 @@ class Vocoder:
             raise ValueError(f"model must be one of {known}, got {type(model).__name__}")
         if str(device) != "cpu":
             raise ValueError(f"device must be 'cpu', got {str(device)!r}")
-        if str(dtype).removeprefix("torch.") != "float32":
-            raise ValueError(f"dtype must be 'float32', got {str(dtype)!r}")
+        dtype = str(dtype).removeprefix("torch.")
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
         if threads is None:
             threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         if threads < 1:
             raise ValueError(f"threads must be at least 1, got {threads}")
         self.model, self.threads = copy.deepcopy(model).float().eval(), threads
         self.config, self.mel_spec = model.config, model.config.mel
-        self._runner, self._conditioner = RUNNERS[type(model)](self.model), _Conditioner(self.model)
+        self._runner, self._conditioner = RUNNERS[type(model)](self.model, dtype), _Conditioner(self.model)
 
     @property
     def sample_rate(self) -> int:

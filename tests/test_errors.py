@@ -39,7 +39,10 @@ VOCODER_ERRORS = {
         "model must be one of WaveNet, ClariNetStudent, got Linear",
     ),
     "device": (lambda: fastwave.Vocoder(make(), device="tpu"), "device must be 'cpu', got 'tpu'"),
-    "dtype": (lambda: fastwave.Vocoder(make(), dtype="float16"), "dtype must be 'float32', got 'float16'"),
+    "dtype": (
+        lambda: fastwave.Vocoder(make(), dtype="float16"),
+        "dtype must be one of float32, bfloat16, int8, got 'float16'",
+    ),
     "threads": (lambda: fastwave.Vocoder(make(), threads=0), "threads must be at least 1, got 0"),
     "bands": (lambda: VOCODER.generate(torch.zeros(2, 64, 100)), "mel must be (batch, 6, frames), got (2, 64, 100)"),
     "rank": (lambda: VOCODER.generate(torch.zeros(6, 100)), "mel must be (batch, 6, frames), got (6, 100)"),

@@ -42,7 +42,6 @@ CONFIGS = {
     "student-zero": ClariNetStudentConfig(**STUDENT, upsample_scales=(16,), first_sample="zero"),
     "student-reversed": ClariNetStudentConfig(**STUDENT, upsample_scales=(16,), time_reversal=True),
 }
-STREAMING = [name for name in CONFIGS if name != "student-reversed"]
 
 
 def make_model(name):
@@ -55,6 +54,10 @@ def make_model(name):
 
 
 VOCODERS = {name: fastwave.Vocoder(make_model(name), threads=2) for name in CONFIGS}
+for name in ("gaussian", "student-context"):
+    for dtype in ("bfloat16", "int8"):
+        VOCODERS[f"{name}-{dtype}"] = fastwave.Vocoder(make_model(name), dtype=dtype, threads=2)
+STREAMING = [name for name in VOCODERS if name != "student-reversed"]
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -99,7 +102,7 @@ def test_stream_comes_as_soon_as_it_can(name):
     assert made == 12
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", VOCODERS)
 def test_ragged_rows_are_the_rows_alone(name):
     vocoder = VOCODERS[name]
     mel = torch.rand(4, 6, 40)
@@ -125,6 +128,15 @@ def test_threads_do_not_change_a_bit():
     waves = [fastwave.Vocoder(model, threads=threads).generate(mel) for threads in (1, 2, 4)]
     assert torch.equal(waves[0], waves[1])
     assert torch.equal(waves[0], waves[2])
+
+
+def test_a_dtype_changes_the_waveform_a_little():
+    model, mel = make_model("student"), torch.rand(1, 6, 20)
+    exact = fastwave.Vocoder(model).generate(mel)
+    for dtype, bound in ((torch.bfloat16, 0.01), ("int8", 0.03)):
+        wave = fastwave.Vocoder(model, dtype=dtype).generate(mel)
+        error = (wave - exact).norm() / exact.norm()
+        assert 1e-4 < error < bound
 
 
 def test_a_vocoder_is_frozen():

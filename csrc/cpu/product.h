@@ -1,11 +1,11 @@
 // Matrix product of packed weights and columns that pointers name: the inner loop of every CPU kernel.
 #pragma once
 
-#include "cpu/simd.h"
+#include "cpu/words.h"
 
 namespace fastwave::FASTWAVE_ISA {
 
-// weight: (panels, depth, 16); x[n]: the depth inputs of column n.
+// weight: panels of `depth` inputs, in words of the product's type; x[n]: the words of column n.
 struct Segment {
     const float* weight;
     int64_t depth;
@@ -15,9 +15,43 @@ struct Segment {
 template <int P, int N>
 using Tile = vec[N][P][vectors];
 
+// acc += W x over one segment.
+template <class T, int P, int N>
+FASTWAVE_INLINE void add_segment(Tile<P, N>& acc, int64_t first_panel, int64_t column, const Segment& segment) {
+    const int64_t words = depth_words(T::dtype, segment.depth), stride = panel_words(T::dtype, segment.depth);
+    const float* w = segment.weight + first_panel * stride;
+    const float* x[N];
+    for (int n = 0; n < N; ++n) x[n] = segment.x[column + n];
+    if constexpr (T::integer) {
+        typename T::Sum sum[N][P];
+        for (int n = 0; n < N; ++n)
+            for (int p = 0; p < P; ++p) T::start(sum[n][p], w + p * stride + words * panel);
+#pragma GCC unroll 2
+        for (int64_t k = 0; k < words; ++k)
+            for (int p = 0; p < P; ++p)
+                for (int n = 0; n < N; ++n) T::accumulate(sum[n][p], w + p * stride + k * panel, x[n] + k);
+        for (int p = 0; p < P; ++p)
+            for (int v = 0; v < vectors; ++v) {
+                const vec scale = load(w + p * stride + words * panel + v * width);
+                for (int n = 0; n < N; ++n) {
+                    const vec x_scale = splat(x[n][T::scale_at(segment.depth)]);
+                    acc[n][p][v] = fma(to_float(T::finish(sum[n][p], v)), scale * x_scale, acc[n][p][v]);
+                }
+            }
+    } else {
+#pragma GCC unroll 2
+        for (int64_t k = 0; k < words; ++k, w += panel)
+            for (int p = 0; p < P; ++p)
+                for (int v = 0; v < vectors; ++v) {
+                    const vec weight = load(w + p * stride + v * width);
+                    for (int n = 0; n < N; ++n) T::accumulate(acc[n][p][v], weight, splat(x[n][k]));
+                }
+    }
+}
+
 // acc <- init; acc += W x, segment by segment, depth by depth: one order for every output, whatever the tile, so that
 // neither the chunking nor the batch can change a bit of it.
-template <int P, int N, class Store>
+template <class T, int P, int N, class Store>
 FASTWAVE_INLINE void tile(int64_t first_panel, int64_t column, const Segment* segments, int count,
                           const float* const* init, const Store& store_tile) {
     Tile<P, N> acc;
@@ -25,51 +59,39 @@ FASTWAVE_INLINE void tile(int64_t first_panel, int64_t column, const Segment* se
         for (int p = 0; p < P; ++p)
             for (int v = 0; v < vectors; ++v)
                 acc[n][p][v] = load(init[column + n] + (first_panel + p) * panel + v * width);
-    for (int s = 0; s < count; ++s) {
-        const int64_t depth = segments[s].depth, stride = depth * panel;
-        const float* w = segments[s].weight + first_panel * stride;
-        const float* x[N];
-        for (int n = 0; n < N; ++n) x[n] = segments[s].x[column + n];
-#pragma GCC unroll 2
-        for (int64_t k = 0; k < depth; ++k, w += panel)
-            for (int p = 0; p < P; ++p)
-                for (int v = 0; v < vectors; ++v) {
-                    const vec weight = load(w + p * stride + v * width);
-                    for (int n = 0; n < N; ++n) acc[n][p][v] = fma(weight, splat(x[n][k]), acc[n][p][v]);
-                }
-    }
+    for (int s = 0; s < count; ++s) add_segment<T, P, N>(acc, first_panel, column, segments[s]);
     store_tile.template operator()<P, N>(first_panel, column, acc);
 }
 
-template <int P, class Store>
+template <class T, int P, class Store>
 static void all_columns(int64_t first_panel, int64_t columns, const Segment* segments, int count,
                         const float* const* init, const Store& store_tile) {
     int64_t n = 0;
     for (; n + tile_columns <= columns; n += tile_columns)
-        tile<P, tile_columns>(first_panel, n, segments, count, init, store_tile);
+        tile<T, P, tile_columns>(first_panel, n, segments, count, init, store_tile);
     if constexpr (tile_columns > 8)
-        for (; n + 8 <= columns; n += 8) tile<P, 8>(first_panel, n, segments, count, init, store_tile);
+        for (; n + 8 <= columns; n += 8) tile<T, P, 8>(first_panel, n, segments, count, init, store_tile);
     if constexpr (tile_columns > 4)
-        for (; n + 4 <= columns; n += 4) tile<P, 4>(first_panel, n, segments, count, init, store_tile);
+        for (; n + 4 <= columns; n += 4) tile<T, P, 4>(first_panel, n, segments, count, init, store_tile);
     if constexpr (tile_columns > 2)
-        for (; n + 2 <= columns; n += 2) tile<P, 2>(first_panel, n, segments, count, init, store_tile);
-    for (; n < columns; ++n) tile<P, 1>(first_panel, n, segments, count, init, store_tile);
+        for (; n + 2 <= columns; n += 2) tile<T, P, 2>(first_panel, n, segments, count, init, store_tile);
+    for (; n < columns; ++n) tile<T, P, 1>(first_panel, n, segments, count, init, store_tile);
 }
 
 // out = init + sum of segments, for `panels` panels and `columns` columns; `store_tile` takes each finished tile of
 // P panels by N columns. Gate rows need P even: filter and gate panels come in turn.
-template <class Store>
+template <class T, class Store>
 static void product(int64_t panels, int64_t columns, const Segment* segments, int count, const float* const* init,
                     const Store& store_tile) {
     int64_t p = 0;
     if (columns == 1) {  // a matrix-vector product: only panels can hide the latency of the multiply-add
         constexpr int many = vectors == 1 ? 8 : vectors == 2 ? 4 : 2;
-        for (; p + many <= panels; p += many) tile<many, 1>(p, 0, segments, count, init, store_tile);
+        for (; p + many <= panels; p += many) tile<T, many, 1>(p, 0, segments, count, init, store_tile);
         if constexpr (many > 4)
-            for (; p + 4 <= panels; p += 4) tile<4, 1>(p, 0, segments, count, init, store_tile);
+            for (; p + 4 <= panels; p += 4) tile<T, 4, 1>(p, 0, segments, count, init, store_tile);
     }
-    for (; p + 2 <= panels; p += 2) all_columns<2>(p, columns, segments, count, init, store_tile);
-    for (; p < panels; ++p) all_columns<1>(p, columns, segments, count, init, store_tile);
+    for (; p + 2 <= panels; p += 2) all_columns<T, 2>(p, columns, segments, count, init, store_tile);
+    for (; p < panels; ++p) all_columns<T, 1>(p, columns, segments, count, init, store_tile);
 }
 
 // z <- tanh(filter) sigmoid(gate), 16 channels of z per pair of panels.

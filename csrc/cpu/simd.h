@@ -37,22 +37,57 @@ FASTWAVE_INLINE vec splat(float x) { return _mm512_set1_ps(x); }
 FASTWAVE_INLINE vec fma(vec a, vec b, vec c) { return _mm512_fmadd_ps(a, b, c); }
 FASTWAVE_INLINE vec min(vec a, vec b) { return _mm512_min_ps(a, b); }
 FASTWAVE_INLINE vec max(vec a, vec b) { return _mm512_max_ps(a, b); }
+FASTWAVE_INLINE ivec nearest(vec a) { return (ivec)_mm512_cvtps_epi32(a); }
 #elif defined(__AVX2__)
 FASTWAVE_INLINE vec splat(float x) { return _mm256_set1_ps(x); }
 FASTWAVE_INLINE vec fma(vec a, vec b, vec c) { return _mm256_fmadd_ps(a, b, c); }
 FASTWAVE_INLINE vec min(vec a, vec b) { return _mm256_min_ps(a, b); }
 FASTWAVE_INLINE vec max(vec a, vec b) { return _mm256_max_ps(a, b); }
+FASTWAVE_INLINE ivec nearest(vec a) { return (ivec)_mm256_cvtps_epi32(a); }
 #elif defined(__aarch64__)
 FASTWAVE_INLINE vec splat(float x) { return vdupq_n_f32(x); }
 FASTWAVE_INLINE vec fma(vec a, vec b, vec c) { return vfmaq_f32(c, a, b); }
 FASTWAVE_INLINE vec min(vec a, vec b) { return vminq_f32(a, b); }
 FASTWAVE_INLINE vec max(vec a, vec b) { return vmaxq_f32(a, b); }
+FASTWAVE_INLINE ivec nearest(vec a) { return (ivec)vcvtnq_s32_f32(a); }
 #else
 FASTWAVE_INLINE vec splat(float x) { return vec{x, x, x, x}; }
 FASTWAVE_INLINE vec fma(vec a, vec b, vec c) { return a * b + c; }  // rounds twice: baseline x86-64 has no fused one
 FASTWAVE_INLINE vec min(vec a, vec b) { return a < b ? a : b; }
 FASTWAVE_INLINE vec max(vec a, vec b) { return a > b ? a : b; }
+FASTWAVE_INLINE ivec nearest(vec a) {
+#if defined(__SSE2__)
+    return (ivec)_mm_cvtps_epi32(a);
+#else
+    ivec n;
+    for (int i = 0; i < width; ++i) n[i] = static_cast<int32_t>(__builtin_rintf(a[i]));
+    return n;
 #endif
+}
+#endif
+
+FASTWAVE_INLINE ivec splat_int(int32_t x) { return ivec{} + x; }
+FASTWAVE_INLINE vec abs(vec a) { return (vec)((ivec)a & splat_int(0x7fffffff)); }
+FASTWAVE_INLINE vec to_float(ivec a) { return __builtin_convertvector(a, vec); }
+
+FASTWAVE_INLINE float largest_lane(vec a) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_max_ps(a);
+#else
+    float largest = a[0];
+    for (int i = 1; i < width; ++i) largest = a[i] > largest ? a[i] : largest;
+    return largest;
+#endif
+}
+
+// The low byte of each lane.
+FASTWAVE_INLINE void store_bytes(uint8_t* p, ivec a) {
+#if defined(__AVX512F__)
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8((__m512i)a));
+#else
+    for (int i = 0; i < width; ++i) p[i] = static_cast<uint8_t>(a[i]);
+#endif
+}
 
 // e^x for |x| <= 87, within 3.1 ulp (2.8 where the multiply-add is fused): 2^n e^r with n = round(x / ln 2) and a
 // polynomial of degree 6 on |r| <= ln 2 / 2.

@@ -31,7 +31,8 @@ static void run_heads(const StackShape& s, StackWeights weights, int64_t n, cons
         const float* bias = weights.head(rows, depth);
         for (int64_t i = 0; i < n; ++i) init[i] = bias;
         const Segment segment = {bias + padded(rows), depth, in};
-        product(padded(rows) / panel, n, &segment, 1, init, StorePlain{out, l + 1 < s.heads && s.head_relu[l + 1]});
+        product<Float32>(padded(rows) / panel, n, &segment, 1, init,
+                         StorePlain{out, l + 1 < s.heads && s.head_relu[l + 1]});
         float** swapped = in;
         in = out;
         out = swapped;

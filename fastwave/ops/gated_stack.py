@@ -26,6 +26,7 @@ from torch.nn import functional as F
 
 from fastwave import _cpu
 from fastwave.ops.custom import argument_schema, arguments, capsule, define, require_cpu
+from fastwave.ops.rounding import DTYPES, rounded
 
 __all__ = ["GatedStackSpec", "GatedStackWeights", "gated_stack", "gated_stack_ref", "initial_state"]
 
@@ -51,6 +52,8 @@ class GatedStackSpec:
         head_channels, head_relu: outputs of each head layer, and whether a ReLU goes before it.
         epilogue: "none"; "affine": y exp(log_sigma) + mu; "inverse": (y - mu) exp(-log_sigma).
         epilogue_order: which half of the head's output is first, "mu" or "log_sigma".
+        dtype: what the layers' products (W, A, R, S) run in, "float32", "bfloat16" or "int8": see
+            fastwave.ops.rounding. Front, head, sums and activations are float32 in any case.
         delay: "none"; "input": column t reads x[< t] (ClariNet's Algorithm 1: the net gives the first sample too);
             "output": column t reads x[<= t] and makes sample t + 1, the first sample is 0 (ksw0306/ClariNet).
     """
@@ -75,6 +78,7 @@ class GatedStackSpec:
     epilogue: Literal["none", "affine", "inverse"] = "none"
     epilogue_order: Literal["mu", "log_sigma"] = "mu"
     delay: Literal["none", "input", "output"] = "none"
+    dtype: Literal["float32", "bfloat16", "int8"] = "float32"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dilations", tuple(self.dilations))
@@ -102,6 +106,7 @@ class GatedStackSpec:
             ("epilogue", ("none", "affine", "inverse")),
             ("epilogue_order", ("mu", "log_sigma")),
             ("delay", ("none", "input", "output")),
+            ("dtype", DTYPES),
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
@@ -277,13 +282,16 @@ def gated_stack_ref(
         index = torch.where(index < lengths[:, None], lengths[:, None] - 1 - index, index)
         return v.gather(-1, index[:, None].expand_as(v))
 
+    def matrix(weight: Tensor) -> Tensor:
+        return rounded(weight, spec.dtype, power_of_two=False)
+
     def conditioning(layer: int) -> Tensor:
         """A_l c at the sample rate, (batch, 2G, time): projected at c's own rate, then repeated."""
         rows = 2 * spec.gate_channels
         if spec.cond_projected:
             projected = c[:, layer * rows : (layer + 1) * rows]
         else:
-            projected = torch.bmm(weights.cond[layer].expand(batch, -1, -1), c)
+            projected = torch.bmm(matrix(weights.cond[layer]).expand(batch, -1, -1), c)
         if spec.cond_repeat > 1:
             projected = projected.repeat_interleave(spec.cond_repeat, -1)[..., :time]
         return reversed_(projected) if reverse else projected
@@ -293,6 +301,8 @@ def gated_stack_ref(
         x, y = reversed_(x), reversed_(y)
     if mask is not None:
         x = x.masked_fill(~mask, 0)
+    if c is not None and not spec.cond_projected:
+        c = rounded(c, spec.dtype)
     history = _History(state)
 
     delayed = spec.delay == "input"
@@ -314,6 +324,8 @@ def gated_stack_ref(
         v = h if u is None else h + u[:, layer, :, None]
         if mask is not None and u is not None:
             v = v.masked_fill(~mask, 0)
+        if not spec.separable:
+            v = rounded(v, spec.dtype)
         if spec.causal:
             v = history.extend(v, reach[layer])
         else:
@@ -321,19 +333,20 @@ def gated_stack_ref(
         v = _taps(v, spec.kernel_size, dilation, 0, 0)
         if spec.separable:
             taps = v.unflatten(1, (spec.kernel_size, -1)) * weights.depthwise[layer].T[..., None]
-            v = taps.sum(1) + weights.depthwise_bias[layer][:, None]
-        a = _product(_flat(weights.conv[layer]), v, weights.conv_bias[layer])
+            v = rounded(taps.sum(1) + weights.depthwise_bias[layer][:, None], spec.dtype)
+        a = _product(_flat(matrix(weights.conv[layer])), v, weights.conv_bias[layer])
         if c is not None:
             a = a + conditioning(layer)
         if g is not None:
             a = a + g[:, layer, :, None]
         a_filter, a_gate = a.chunk(2, 1)
-        z = a_filter.tanh() * a_gate.sigmoid()
+        z = rounded(a_filter.tanh() * a_gate.sigmoid(), spec.dtype)
         if spec.skip_channels:
-            s = _product(weights.skip[layer], z, weights.skip_bias[layer])
+            s = _product(matrix(weights.skip[layer]), z, weights.skip_bias[layer])
             skip = s if skip is None else skip + s
         if layer + 1 < spec.layers or not spec.skip_channels:
-            h = (h + _product(weights.residual[layer], z, weights.residual_bias[layer])) * spec.residual_scale
+            r = _product(matrix(weights.residual[layer]), z, weights.residual_bias[layer])
+            h = (h + r) * spec.residual_scale
 
     out = skip if spec.skip_channels else h
     for weight, bias, relu in zip(weights.head, weights.head_bias, spec.head_relu, strict=True):
@@ -370,10 +383,10 @@ def gated_stack(
     state: Tensor | None = None,
     threads: int = 1,
 ) -> Tensor:
-    """The op on the kernels, float32; arguments as in gated_stack_ref, but for these.
+    """The op on the kernels; float32 tensors, and arguments as in gated_stack_ref, but for these.
 
     Args:
-        weights: one flat tensor, from fastwave.pack.pack_gated_stack.
+        weights: one flat tensor of spec.dtype, from fastwave.pack.pack_gated_stack.
         threads: rows of the batch run on up to so many threads.
 
     Raises:

@@ -149,10 +149,10 @@ def wavenet_sample(
     return_parameters: bool = False,
     threads: int = 1,
 ) -> tuple[Tensor, Tensor]:
-    """The op on the kernels, float32; arguments as in wavenet_sample_ref, but for these.
+    """The op on the kernels; float32 tensors, and arguments as in wavenet_sample_ref, but for these.
 
     Args:
-        weights: one flat tensor, from fastwave.pack.pack_gated_stack.
+        weights: one flat tensor of spec.dtype, from fastwave.pack.pack_gated_stack.
         return_parameters: without it the second result is empty, (batch, 0, 0).
         threads: rows of the batch run on up to so many threads.
 

@@ -30,48 +30,63 @@ struct Ring {
     }
 };
 
+// `zeros`, `z_words`, the ring `cond` and the rings v hold what products read, in words of T.
+template <class T>
 struct Buffers {
-    float *zeros, *window, *bias, *projected, *z, *head_a, *head_b, *parameters;
+    float *zeros, *window, *bias, *column, *cond_column, *projected, *z, *z_words, *head_a, *head_b, *parameters;
     Ring skip, cond;
-    float* rings;  // per layer: h, then v = h + u, which is h where there is no u
+    float* rings;  // per layer: h, then v, which is h + u rounded
     int64_t lag_front, lag_total;
 
     Buffers(Arena& arena, const StackShape& s) {
-        const int64_t residual = padded(s.residual), rows = s.gate_rows();
+        const int64_t rows = s.gate_rows();
         lag_front = s.front_causal ? 0 : s.front_width / 2;
         lag_total = lag_front + (s.causal ? 0 : s.reach() / 2);
-        zeros = arena.take(residual);
+        zeros = arena.take(T::column_words(s.residual));
+        column = arena.take(s.residual);
+        cond_column = arena.take(s.cond_channels);
         window = arena.take((chunk + s.front_width) * s.in_channels);
         bias = arena.take(s.layers * rows);
         const int64_t cond_columns = s.conditioning == Conditioning::none ? 0 : (chunk + lag_total) / s.cond_repeat + 3;
-        cond = {arena.take(s.conditioning == Conditioning::raw ? cond_columns * s.cond_channels : 0), cond_columns,
-                s.cond_channels};
+        const int64_t cond_words = T::column_words(s.cond_channels);
+        cond = {arena.take(s.conditioning == Conditioning::raw ? cond_columns * cond_words : 0), cond_columns,
+                cond_words};
         projected = arena.take(s.conditioning == Conditioning::none ? 0 : (chunk / s.cond_repeat + 2) * rows);
         z = arena.take(chunk * padded(s.gate));
+        z_words = arena.take(T::same_as_float ? 0 : chunk * T::column_words(s.gate));
         skip = {arena.take(s.skip ? (chunk + lag_total) * padded(s.skip) : 0), chunk + lag_total, padded(s.skip)};
         head_a = arena.take(chunk * s.widest_head());
         head_b = arena.take(chunk * s.widest_head());
         parameters = arena.take(s.parameters());
         rings = arena.take(0);
-        for (int64_t layer = 0; layer <= s.layers; ++layer) arena.take(2 * ring_size(s, layer));
+        for (int64_t layer = 0; layer <= s.layers; ++layer) arena.take(capacity(s, layer) * ring_stride(s));
     }
 
-    Ring ring(const StackShape& s, int64_t layer) const {
-        float* data = rings;
-        for (int64_t l = 0; l < layer; ++l) data += 2 * ring_size(s, l);
-        return {data, capacity(s, layer), padded(s.residual)};
+    Ring h(const StackShape& s, int64_t layer) const {
+        return {ring(s, layer), capacity(s, layer), padded(s.residual)};
+    }
+    Ring v(const StackShape& s, int64_t layer) const {
+        float* data = ring(s, layer) + capacity(s, layer) * padded(s.residual);
+        return {data, capacity(s, layer), T::column_words(s.residual)};
     }
 
+private:
     static int64_t capacity(const StackShape& s, int64_t layer) {
         return chunk + (layer < s.layers ? s.reach(layer) : 0);
     }
-    static int64_t ring_size(const StackShape& s, int64_t layer) { return capacity(s, layer) * padded(s.residual); }
+    static int64_t ring_stride(const StackShape& s) { return padded(s.residual) + T::column_words(s.residual); }
+    float* ring(const StackShape& s, int64_t layer) const {
+        float* data = rings;
+        for (int64_t l = 0; l < layer; ++l) data += padded(capacity(s, l) * ring_stride(s));
+        return data;
+    }
 };
 
+template <class T>
 struct Stack {
     const GatedStackParams& p;
     const StackShape& s;
-    const Buffers& buffers;
+    const Buffers<T>& buffers;
 
     // Column t of the running time, forwards or backwards, as it stands in memory.
     int64_t place(int64_t t) const { return p.reverse ? p.length - 1 - t : t; }
@@ -89,13 +104,14 @@ private:
     int64_t load_conditioning(int64_t from, int64_t to);
     void front(const StackWeights& w, int64_t first, int64_t n, const Ring& h);
     void layer(const LayerWeights& w, int64_t index, int64_t first, int64_t n, const Ring* h, const Ring* v);
-    void head(StackWeights heads, int64_t first, int64_t n);
+    void head(StackWeights heads, int64_t first, int64_t n, const Ring& last);
     void write(int64_t first, int64_t n, const float* parameters, int64_t stride);
     void save(const Ring* v);
 };
 
 // Bias plus the row's own vectors g, per layer, in panel order.
-void Stack::load_bias(StackWeights weights) {
+template <class T>
+void Stack<T>::load_bias(StackWeights weights) {
     for (int64_t l = 0; l < s.layers; ++l) {
         float* out = buffers.bias + l * s.gate_rows();
         memcpy(out, weights.layer(s, l).bias, s.gate_rows() * sizeof(float));
@@ -104,18 +120,21 @@ void Stack::load_bias(StackWeights weights) {
 }
 
 // Transposes the raw conditioning columns with keys below cond_key(to - 1) + 1 into their ring.
-int64_t Stack::load_conditioning(int64_t from, int64_t to) {
+template <class T>
+int64_t Stack<T>::load_conditioning(int64_t from, int64_t to) {
     if (s.conditioning != Conditioning::raw || to <= 0) return from;
     const int64_t end = cond_key(to - 1) + 1;
+    memset(buffers.cond_column, 0, padded(s.cond_channels) * sizeof(float));
     for (int64_t key = from; key < end; ++key) {
-        float* column = buffers.cond.at(key);
         const float* source = p.c + cond_place(key);
-        for (int64_t i = 0; i < s.cond_channels; ++i) column[i] = source[i * p.cond_time];
+        for (int64_t i = 0; i < s.cond_channels; ++i) buffers.cond_column[i] = source[i * p.cond_time];
+        T::round(buffers.cond.at(key), buffers.cond_column, s.cond_channels);
     }
     return end > from ? end : from;
 }
 
-void Stack::front(const StackWeights& w, int64_t first, int64_t n, const Ring& h) {
+template <class T>
+void Stack<T>::front(const StackWeights& w, int64_t first, int64_t n, const Ring& h) {
     // window: inputs [first - left, first + n + right) time-major; a column's taps are contiguous in it
     const int64_t in = s.in_channels, delay = s.delay == Delay::input;
     const int64_t left = s.front_width - 1 - buffers.lag_front, history = s.front_history();
@@ -135,11 +154,12 @@ void Stack::front(const StackWeights& w, int64_t first, int64_t n, const Ring& h
     for (int64_t i = 0; i < n; ++i) init[i] = w.front_bias;
     h.columns(out, first, n);
     const Segment segment = {w.front, in * s.front_width, x};
-    product(padded(s.residual) / panel, n, &segment, 1, init, StorePlain{out, s.front_relu});
+    product<Float32>(padded(s.residual) / panel, n, &segment, 1, init, StorePlain{out, s.front_relu});
 }
 
 // Layer `index` for columns [first, first + n): reads its own rings, writes h into the next layer's.
-void Stack::layer(const LayerWeights& w, int64_t index, int64_t first, int64_t n, const Ring* h, const Ring* v) {
+template <class T>
+void Stack<T>::layer(const LayerWeights& w, int64_t index, int64_t first, int64_t n, const Ring* h, const Ring* v) {
     const int64_t rows = s.gate_rows(), d = s.dilations[index], k = s.kernel_size;
     const int64_t left = s.causal ? s.reach(index) : s.reach(index) / 2;
     const bool has_past = s.causal;  // columns before 0 are in the ring: zeros, or the state's
@@ -160,7 +180,7 @@ void Stack::layer(const LayerWeights& w, int64_t index, int64_t first, int64_t n
         if (s.conditioning == Conditioning::raw) {
             for (int64_t i = 0; i < keys; ++i) cond[i] = buffers.cond.at(key + i);
             const Segment segment = {w.cond, s.cond_channels, cond};
-            product(rows / panel, keys, &segment, 1, init, StorePlain{projected, false});
+            product<T>(rows / panel, keys, &segment, 1, init, StorePlain{projected, false});
         } else {
             const float* source = p.c + index * 2 * s.gate * p.cond_time;
             for (int64_t i = 0; i < keys; ++i)
@@ -175,11 +195,11 @@ void Stack::layer(const LayerWeights& w, int64_t index, int64_t first, int64_t n
         v[index].columns(taps[j], t, n);
         for (int64_t i = 0; i < n; ++i)
             if (t + i >= p.length || (t + i < 0 && !has_past)) taps[j][i] = buffers.zeros;
-        segments[count++] = {w.taps + j * rows * s.residual, s.residual, taps[j]};
+        segments[count++] = {w.taps + j * matrix_words(T::dtype, rows, s.residual), s.residual, taps[j]};
     }
     float* z[chunk];
     for (int64_t i = 0; i < n; ++i) z[i] = buffers.z + i * padded(s.gate);
-    product(rows / panel, n, segments, count, init, StoreGated{z});
+    product<T>(rows / panel, n, segments, count, init, StoreGated{z});
 
     const float* h_now[chunk];
     float* h_next[chunk];
@@ -187,18 +207,23 @@ void Stack::layer(const LayerWeights& w, int64_t index, int64_t first, int64_t n
     h[index].columns(h_now, first, n);
     h[index + 1].columns(h_next, first, n);
     if (s.skip) buffers.skip.columns(skip, first, n);
-    for (int64_t i = 0; i < n; ++i) init[i] = w.product_bias;
-    const Segment segment = {w.product, s.gate, z};
+    const float* x[chunk];
+    for (int64_t i = 0; i < n; ++i) {
+        init[i] = w.product_bias;
+        x[i] = as_words<T>(buffers.z_words + i * T::column_words(s.gate), z[i], s.gate);
+    }
+    const Segment segment = {w.product, s.gate, x};
     const int64_t residual_panels = s.has_residual(index) ? padded(s.residual) / panel : 0;
-    product(s.product_rows(index) / panel, n, &segment, 1, init,
-            StoreResidualSkip{residual_panels, h_now, h_next, skip, s.residual_scale, index == 0});
+    product<T>(s.product_rows(index) / panel, n, &segment, 1, init,
+               StoreResidualSkip{residual_panels, h_now, h_next, skip, s.residual_scale, index == 0});
 }
 
-void Stack::head(StackWeights heads, int64_t first, int64_t n) {
+template <class T>
+void Stack<T>::head(StackWeights heads, int64_t first, int64_t n, const Ring& last) {
     const int64_t stride = s.widest_head();
     const float* from[chunk];
     float *in[chunk], *out[chunk];
-    (s.skip ? buffers.skip : buffers.ring(s, s.layers)).columns(from, first, n);
+    (s.skip ? buffers.skip : last).columns(from, first, n);
     for (int64_t i = 0; i < n; ++i) {
         in[i] = buffers.head_a + i * stride;
         out[i] = buffers.head_b + i * stride;
@@ -210,7 +235,8 @@ void Stack::head(StackWeights heads, int64_t first, int64_t n) {
 
 // The epilogue, and back to time-contiguous memory. Sample t takes the parameters of column t, or of column t - 1
 // with a delayed output, whose last column waits in `buffers.parameters` for the next chunk or call.
-void Stack::write(int64_t first, int64_t n, const float* parameters, int64_t stride) {
+template <class T>
+void Stack<T>::write(int64_t first, int64_t n, const float* parameters, int64_t stride) {
     const int64_t channels = s.out_channels();
     const float* y = p.y ? p.y : p.x;
     const bool late = s.delay == Delay::output;
@@ -233,29 +259,32 @@ void Stack::write(int64_t first, int64_t n, const float* parameters, int64_t str
     if (late) memcpy(buffers.parameters, parameters + (n - 1) * stride, s.parameters() * sizeof(float));
 }
 
-void Stack::run() {
+template <class T>
+void Stack<T>::run() {
     StackWeights weights(p.weights, s);
-    memset(buffers.zeros, 0, padded(s.residual) * sizeof(float));
+    memset(buffers.zeros, 0, T::column_words(s.residual) * sizeof(float));
     load_bias(weights);
 
+    // Where v is not h, a causal stack needs of h only the chunk at hand: one buffer, updated in place.
+    const bool apart = p.u || !T::same_as_float;
     Ring h[max_layers + 1], v[max_layers + 1];
     LayerWeights layers[max_layers];
     for (int64_t l = 0; l <= s.layers; ++l) {
-        v[l] = h[l] = buffers.ring(s, l);
-        if (p.u) v[l].data += Buffers::ring_size(s, l);
+        h[l] = buffers.h(s, apart && s.causal ? 0 : l);
+        v[l] = apart ? buffers.v(s, l) : h[l];
     }
     for (int64_t l = 0; l < s.layers; ++l) layers[l] = weights.layer(s, l);
     const StackWeights heads = weights;
 
     // The columns before the first: the state's, or zeros.
     float* saved = p.state ? p.state + s.front_history() * s.in_channels : nullptr;
+    memset(buffers.column, 0, padded(s.residual) * sizeof(float));
     if (s.causal)
         for (int64_t l = 0; l < s.layers; ++l) {
             const int64_t reach = s.reach(l);
             for (int64_t t = -reach; t < 0; ++t) {
-                float* column = v[l].at(t);
-                memset(column, 0, padded(s.residual) * sizeof(float));
-                if (saved) memcpy(column, saved + (t + reach) * s.residual, s.residual * sizeof(float));
+                if (saved) memcpy(buffers.column, saved + (t + reach) * s.residual, s.residual * sizeof(float));
+                T::round(v[l].at(t), buffers.column, s.residual);
             }
             if (saved) saved += reach * s.residual;
         }
@@ -286,18 +315,20 @@ void Stack::run() {
             cond_loaded = load_conditioning(cond_loaded, first + n);
         }
         for (int64_t l = 0; l < s.layers; ++l) {
-            if (n > 0 && p.u)  // the layer's convolution reads h + u, its residual path h
+            if (n > 0 && apart)  // the layer's convolution reads h + u, its residual path h
                 for (int64_t t = first; t < first + n; ++t) {
-                    const float* from = h[l].at(t);
-                    float* to = v[l].at(t);
-                    for (int64_t i = 0; i < padded(s.residual); ++i)
-                        to[i] = i < s.residual ? from[i] + p.u[l * s.residual + i] : 0.f;
+                    const float* x = h[l].at(t);
+                    if (p.u) {
+                        for (int64_t i = 0; i < s.residual; ++i) buffers.column[i] = x[i] + p.u[l * s.residual + i];
+                        x = buffers.column;
+                    }
+                    T::round(v[l].at(t), x, s.residual);
                 }
             if (!s.causal) lag += s.reach(l) / 2;
             n = span(lag, first);
             if (n > 0) layer(layers[l], l, first, n, h, v);
         }
-        if (n > 0) head(heads, first, n);
+        if (n > 0) head(heads, first, n, h[s.layers]);
     }
 
     for (int64_t ch = 0; ch < s.out_channels(); ++ch)
@@ -306,7 +337,8 @@ void Stack::run() {
 }
 
 // The last columns of everything that the next call's first columns read.
-void Stack::save(const Ring* v) {
+template <class T>
+void Stack<T>::save(const Ring* v) {
     const int64_t in = s.in_channels, history = s.front_history();
     if (p.length < history) memmove(p.state, p.state + p.length * in, (history - p.length) * in * sizeof(float));
     for (int64_t t = p.length > history ? p.length - history : 0; t < p.length; ++t)
@@ -314,22 +346,27 @@ void Stack::save(const Ring* v) {
     float* to = p.state + history * in;
     for (int64_t l = 0; l < s.layers; ++l)
         for (int64_t t = p.length - s.reach(l); t < p.length; ++t, to += s.residual)
-            memcpy(to, v[l].at(t), s.residual * sizeof(float));
+            T::widen(to, v[l].at(t), s.residual);
     if (s.delay == Delay::output) memcpy(to, buffers.parameters, s.parameters() * sizeof(float));
 }
 
 }  // namespace
 
 int64_t gated_stack_workspace(const StackShape& shape) {
-    Arena arena = {nullptr};
-    const Buffers buffers(arena, shape);
-    return arena.used;
+    return with_type(shape.dtype, [&](auto type) {
+        Arena arena = {nullptr};
+        const Buffers<decltype(type)> buffers(arena, shape);
+        return arena.used;
+    });
 }
 
 void gated_stack(const GatedStackParams& params) {
-    Arena arena = {params.workspace};
-    const Buffers buffers(arena, params.shape);
-    Stack{params, params.shape, buffers}.run();
+    with_type(params.shape.dtype, [&](auto type) {
+        using T = decltype(type);
+        Arena arena = {params.workspace};
+        const Buffers<T> buffers(arena, params.shape);
+        Stack<T>{params, params.shape, buffers}.run();
+    });
 }
 
 }  // namespace fastwave::FASTWAVE_ISA

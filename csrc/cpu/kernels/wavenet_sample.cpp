@@ -17,49 +17,56 @@ namespace {
 constexpr int64_t block = 8;
 constexpr int64_t max_columns = block * max_rows;
 
-// Per row of the group unless said otherwise; `stride` floats from one row to the next.
+// Per row of the group unless said otherwise. The rings, `z_words` and `cond` hold what products read, in words of T.
+template <class T>
 struct Buffers {
-    int64_t residual, gate_rows, window_size, head;
-    float *window, *bias, *cond, *projected, *ahead, *h, *z, *skip, *head_a, *head_b;
-    float* rings;  // per layer: (capacity, rows, residual)
+    int64_t residual, gate_rows, window_size, head, h_words, z_stride, cond_stride;
+    float *window, *bias, *column, *cond, *projected, *ahead, *h, *z, *z_words, *skip, *head_a, *head_b;
+    float* rings;  // per layer: (capacity, rows, h_words)
 
     Buffers(Arena& arena, const StackShape& s, int64_t rows) {
         residual = padded(s.residual);
         gate_rows = s.gate_rows();
         window_size = padded(s.front_width * s.in_channels);
         head = s.widest_head();
+        h_words = T::column_words(s.residual);
+        z_stride = T::column_words(s.gate);
+        cond_stride = T::column_words(s.cond_channels);
         window = arena.take(rows * window_size);
         bias = arena.take(rows * s.layers * gate_rows);
         const bool raw = s.conditioning == Conditioning::raw;
-        cond = arena.take(raw ? block * rows * padded(s.cond_channels) : 0);
+        column = arena.take(s.cond_channels > s.residual ? s.cond_channels : s.residual);  // one, for all rows
+        cond = arena.take(raw ? block * rows * cond_stride : 0);
         projected = arena.take(s.conditioning == Conditioning::none ? 0 : s.layers * block * rows * gate_rows);
         ahead = arena.take(s.layers * block * rows * gate_rows);
         h = arena.take(2 * rows * residual);
         z = arena.take(rows * padded(s.gate));
+        z_words = arena.take(T::same_as_float ? 0 : rows * z_stride);
         skip = arena.take(rows * padded(s.skip ? s.skip : s.residual));
         head_a = arena.take(rows * head);
         head_b = arena.take(rows * head);
         rings = arena.take(0);
-        for (int64_t l = 0; l < s.layers; ++l) arena.take(capacity(s, l) * rows * residual);
+        for (int64_t l = 0; l < s.layers; ++l) arena.take(capacity(s, l) * rows * h_words);
     }
 
     static int64_t capacity(const StackShape& s, int64_t layer) { return s.reach(layer) + block; }
 };
 
+template <class T>
 struct Sampler {
     const WaveNetSampleParams& p;
     const StackShape& s;
-    const Buffers& b;
+    const Buffers<T>& b;
     LayerWeights layers[max_layers];
     float* rings[max_layers];
 
-    Sampler(const WaveNetSampleParams& params, const Buffers& buffers)
+    Sampler(const WaveNetSampleParams& params, const Buffers<T>& buffers)
         : p(params), s(params.shape), b(buffers), weights_(params.weights, params.shape) {
         float* ring = b.rings;
         for (int64_t l = 0; l < s.layers; ++l) {
             layers[l] = weights_.layer(s, l);
             rings[l] = ring;
-            ring += Buffers::capacity(s, l) * p.rows * b.residual;
+            ring += b.capacity(s, l) * p.rows * b.h_words;
         }
     }
 
@@ -70,8 +77,8 @@ private:
 
     // Row `row`'s input of layer l at time t; t from -reach(l) on.
     float* ring(int64_t l, int64_t t, int64_t row) const {
-        const int64_t capacity = Buffers::capacity(s, l);
-        return rings[l] + ((t + capacity) % capacity * p.rows + row) * b.residual;
+        const int64_t capacity = b.capacity(s, l);
+        return rings[l] + ((t + capacity) % capacity * p.rows + row) * b.h_words;
     }
 
     // The oldest tap that is less than `block` samples old: those before it are made ahead.
@@ -92,14 +99,18 @@ private:
     int64_t cond_key_ = -1, cond_keys_ = 0;
 };
 
-void Sampler::load(int64_t row) {
+template <class T>
+void Sampler<T>::load(int64_t row) {
     const float* state = p.state + row * p.state_size;
     const int64_t inputs = s.front_width * s.in_channels;
     memcpy(b.window + row * b.window_size, state, inputs * sizeof(float));
     state += inputs;
+    memset(b.column, 0, b.residual * sizeof(float));
     for (int64_t l = 0; l < s.layers; ++l)
-        for (int64_t t = -s.reach(l); t < 0; ++t, state += s.residual)
-            memcpy(ring(l, t, row), state, s.residual * sizeof(float));
+        for (int64_t t = -s.reach(l); t < 0; ++t, state += s.residual) {
+            memcpy(b.column, state, s.residual * sizeof(float));
+            T::round(ring(l, t, row), b.column, s.residual);
+        }
     for (int64_t l = 0; l < s.layers; ++l) {
         float* bias = b.bias + (row * s.layers + l) * b.gate_rows;
         memcpy(bias, layers[l].bias, b.gate_rows * sizeof(float));
@@ -107,33 +118,36 @@ void Sampler::load(int64_t row) {
     }
 }
 
-void Sampler::save(int64_t row, int64_t t) {
+template <class T>
+void Sampler<T>::save(int64_t row, int64_t t) {
     float* state = p.state + row * p.state_size;
     const int64_t inputs = s.front_width * s.in_channels;
     memcpy(state, b.window + row * b.window_size, inputs * sizeof(float));
     state += inputs;
     for (int64_t l = 0; l < s.layers; ++l)
-        for (int64_t i = t - s.reach(l); i < t; ++i, state += s.residual)
-            memcpy(state, ring(l, i, row), s.residual * sizeof(float));
+        for (int64_t i = t - s.reach(l); i < t; ++i, state += s.residual) T::widen(state, ring(l, i, row), s.residual);
 }
 
 // Bias and conditioning of every layer for the columns of c that steps [start, start + steps) read:
 // projected[l][key][row]. They outlive a block where each column of c stands for many samples.
-void Sampler::condition(int64_t start, int64_t steps) {
+template <class T>
+void Sampler<T>::condition(int64_t start, int64_t steps) {
     const int64_t key = start / s.cond_repeat, keys = (start + steps - 1) / s.cond_repeat - key + 1;
     if (key == cond_key_ && keys == cond_keys_) return;
     cond_key_ = key;
     cond_keys_ = keys;
-    const int64_t stride = padded(s.cond_channels);
     const float* column[max_columns];
-    if (s.conditioning == Conditioning::raw)
+    if (s.conditioning == Conditioning::raw) {
+        memset(b.column, 0, padded(s.cond_channels) * sizeof(float));
         for (int64_t i = 0; i < keys; ++i)
             for (int64_t row = 0; row < p.rows; ++row) {
-                float* to = b.cond + (i * p.rows + row) * stride;
+                float* to = b.cond + (i * p.rows + row) * b.cond_stride;
                 const float* from = p.c + row * s.cond_channels * p.cond_time + key + i;
-                for (int64_t ch = 0; ch < s.cond_channels; ++ch) to[ch] = from[ch * p.cond_time];
+                for (int64_t ch = 0; ch < s.cond_channels; ++ch) b.column[ch] = from[ch * p.cond_time];
+                T::round(to, b.column, s.cond_channels);
                 column[i * p.rows + row] = to;
             }
+    }
     for (int64_t l = 0; l < s.layers; ++l) {
         const float* init[max_columns];
         float* out[max_columns];
@@ -147,14 +161,16 @@ void Sampler::condition(int64_t start, int64_t steps) {
         }
         if (s.conditioning == Conditioning::raw) {
             const Segment segment = {layers[l].cond, s.cond_channels, column};
-            product(b.gate_rows / panel, keys * p.rows, &segment, 1, init, StorePlain{out, false});
+            product<T>(b.gate_rows / panel, keys * p.rows, &segment, 1, init, StorePlain{out, false});
         }
     }
 }
 
 // ahead[l][step][row]: all of a pre-activation that is known before step `start`.
-void Sampler::look_ahead(int64_t start, int64_t steps) {
+template <class T>
+void Sampler<T>::look_ahead(int64_t start, int64_t steps) {
     if (s.conditioning != Conditioning::none) condition(start, steps);
+    const int64_t tap_words = matrix_words(T::dtype, b.gate_rows, s.residual);
     for (int64_t l = 0; l < s.layers; ++l) {
         const float* init[max_columns];
         float* out[max_columns];
@@ -170,13 +186,13 @@ void Sampler::look_ahead(int64_t start, int64_t steps) {
             out[i] = b.ahead + (l * block * p.rows + i) * b.gate_rows;
             for (int64_t j = 0; j < far; ++j) x[j][i] = ring(l, t - (s.kernel_size - 1 - j) * s.dilations[l], row);
         }
-        for (int64_t j = 0; j < far; ++j)
-            segments[j] = {layers[l].taps + j * b.gate_rows * s.residual, s.residual, x[j]};
-        product(b.gate_rows / panel, steps * p.rows, segments, static_cast<int>(far), init, StorePlain{out, false});
+        for (int64_t j = 0; j < far; ++j) segments[j] = {layers[l].taps + j * tap_words, s.residual, x[j]};
+        product<T>(b.gate_rows / panel, steps * p.rows, segments, static_cast<int>(far), init, StorePlain{out, false});
     }
 }
 
-void Sampler::step(int64_t start, int64_t t) {
+template <class T>
+void Sampler<T>::step(int64_t start, int64_t t) {
     const int64_t rows = p.rows;
     const float* init[max_rows];
     const float* x[max_rows];
@@ -190,30 +206,34 @@ void Sampler::step(int64_t start, int64_t t) {
         skip[row] = b.skip + row * padded(s.skip ? s.skip : s.residual);
     }
     const Segment front = {weights_.front, s.front_width * s.in_channels, x};
-    product(b.residual / panel, rows, &front, 1, init, StorePlain{h, s.front_relu});
+    product<Float32>(b.residual / panel, rows, &front, 1, init, StorePlain{h, s.front_relu});
 
+    const int64_t tap_words = matrix_words(T::dtype, b.gate_rows, s.residual);
     for (int64_t l = 0; l < s.layers; ++l) {
         const LayerWeights& w = layers[l];
         const float* taps[block][max_rows];
         Segment segments[block];
         int count = 0;
         for (int64_t row = 0; row < rows; ++row) {
-            memcpy(ring(l, t, row), h[row], b.residual * sizeof(float));
+            T::round(ring(l, t, row), h[row], s.residual);
             init[row] = b.ahead + ((l * block + t - start) * rows + row) * b.gate_rows;
         }
         for (int64_t j = first_near_tap(l); j < s.kernel_size; ++j) {
             for (int64_t row = 0; row < rows; ++row)
                 taps[count][row] = ring(l, t - (s.kernel_size - 1 - j) * s.dilations[l], row);
-            segments[count] = {w.taps + j * b.gate_rows * s.residual, s.residual, taps[count]};
+            segments[count] = {w.taps + j * tap_words, s.residual, taps[count]};
             ++count;
         }
-        product(b.gate_rows / panel, rows, segments, count, init, StoreGated{z});
+        product<T>(b.gate_rows / panel, rows, segments, count, init, StoreGated{z});
 
-        for (int64_t row = 0; row < rows; ++row) init[row] = w.product_bias;
-        const Segment segment = {w.product, s.gate, z};
+        for (int64_t row = 0; row < rows; ++row) {
+            init[row] = w.product_bias;
+            x[row] = as_words<T>(b.z_words + row * b.z_stride, z[row], s.gate);
+        }
+        const Segment segment = {w.product, s.gate, x};
         const int64_t residual_panels = s.has_residual(l) ? b.residual / panel : 0;
-        product(s.product_rows(l) / panel, rows, &segment, 1, init,
-                StoreResidualSkip{residual_panels, h, next, skip, s.residual_scale, l == 0});
+        product<T>(s.product_rows(l) / panel, rows, &segment, 1, init,
+                   StoreResidualSkip{residual_panels, h, next, skip, s.residual_scale, l == 0});
         if (s.has_residual(l))
             for (int64_t row = 0; row < rows; ++row) {
                 float* swapped = h[row];
@@ -235,7 +255,8 @@ void Sampler::step(int64_t start, int64_t t) {
 }
 
 // Draws the sample (or takes the forced one), and puts it behind the front's window.
-void Sampler::emit(int64_t row, int64_t t, const float* parameters) {
+template <class T>
+void Sampler<T>::emit(int64_t row, int64_t t, const float* parameters) {
     const int64_t n = s.parameters();
     if (p.parameters)
         for (int64_t i = 0; i < n; ++i) p.parameters[(row * n + i) * p.time + t] = parameters[i];
@@ -263,7 +284,8 @@ void Sampler::emit(int64_t row, int64_t t, const float* parameters) {
     }
 }
 
-void Sampler::run() {
+template <class T>
+void Sampler<T>::run() {
     int64_t longest = 0;
     for (int64_t row = 0; row < p.rows; ++row) {
         load(row);
@@ -284,15 +306,19 @@ void Sampler::run() {
 }  // namespace
 
 int64_t wavenet_sample_workspace(const StackShape& shape, int64_t rows) {
-    Arena arena = {nullptr};
-    const Buffers buffers(arena, shape, rows);
-    return arena.used;
+    return with_type(shape.dtype, [&](auto type) {
+        Arena arena = {nullptr};
+        const Buffers<decltype(type)> buffers(arena, shape, rows);
+        return arena.used;
+    });
 }
 
 void wavenet_sample(const WaveNetSampleParams& params) {
-    Arena arena = {params.workspace};
-    const Buffers buffers(arena, params.shape, params.rows);
-    Sampler(params, buffers).run();
+    with_type(params.shape.dtype, [&](auto type) {
+        Arena arena = {params.workspace};
+        const Buffers<decltype(type)> buffers(arena, params.shape, params.rows);
+        Sampler<decltype(type)>(params, buffers).run();
+    });
 }
 
 }  // namespace fastwave::FASTWAVE_ISA
