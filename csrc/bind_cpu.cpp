@@ -10,7 +10,7 @@
 
 #include "bind.h"
 #include "cpu/isa.h"
-#include "cpu/team.h"
+#include "cpu/threads.h"
 #include "params.h"
 
 namespace fastwave {
@@ -125,6 +125,11 @@ Integers lengths_of(const Tensor& lengths, int64_t batch, int64_t time) {
     return all;
 }
 
+// Threads for each of `count` things that run side by side: rows of a batch come first, then one row is split.
+int64_t team_size(int64_t threads, int64_t count) {
+    return std::clamp(threads / std::max(count, int64_t{1}), int64_t{1}, max_team);
+}
+
 // A buffer that each thread keeps from call to call.
 float* workspace(int64_t floats) {
     struct Free {
@@ -164,6 +169,7 @@ void gated_stack(const py::dict& spec, py::object x_, py::object weights_, py::o
     require(out, "out", float32, {batch, shape.out_channels(), time});
     if (threads < 1) fail("threads", "at least 1", threads);
     const Integers valid = lengths_of(lengths, batch, time);
+    const int64_t team = team_size(threads, batch);
 
     Interrupt interrupt;
     interrupt.run([&] {
@@ -183,6 +189,8 @@ void gated_stack(const py::dict& spec, py::object x_, py::object weights_, py::o
                 params.length = valid[row];
                 params.reverse = reverse;
                 params.workspace = workspace(kernels().gated_stack_workspace(shape));
+                Helpers helpers(team);
+                params.team = helpers.size > 1 ? &helpers : nullptr;
                 params.poll = &Interrupt::poll;
                 params.poll_context = &interrupt;
                 kernels().gated_stack(params);
@@ -250,6 +258,7 @@ void wavenet_sample(const py::dict& spec, const py::dict& head, py::object noise
 
     // Threads first: a group of rows shares the weights it reads, but only within its thread.
     const int64_t group = std::clamp((batch + threads - 1) / threads, int64_t{1}, max_rows);
+    const int64_t team = team_size(threads, (batch + group - 1) / group);
     Interrupt interrupt;
     params.poll_context = &interrupt;
     interrupt.run([&] {
@@ -270,6 +279,8 @@ void wavenet_sample(const py::dict& spec, const py::dict& head, py::object noise
                 std::fill_n(mine.samples, mine.rows * time, 0.f);
                 if (mine.parameters) std::fill_n(mine.parameters, mine.rows * n * time, 0.f);
                 mine.workspace = workspace(kernels().wavenet_sample_workspace(shape, mine.rows));
+                Helpers helpers(team);
+                mine.team = helpers.size > 1 ? &helpers : nullptr;
                 kernels().wavenet_sample(mine);
             },
             [&] { Interrupt::poll(&interrupt); });

@@ -4,6 +4,8 @@
 
 #include <stdint.h>
 
+#include "cpu/team.h"
+
 namespace fastwave {
 
 // Packed matrices stand in panels of 16 output rows, (rows / 16, depth, 16), rows padded with zeros: a panel is one
@@ -140,6 +142,7 @@ struct GatedStackParams {
     int64_t length;                  // valid columns, <= time
     bool reverse;
     float* workspace;  // gated_stack_workspace(shape) floats
+    Team* team;        // splits a layer's columns; null: alone
     Poll poll;
     void* poll_context;
 };
@@ -158,6 +161,7 @@ struct WaveNetSampleParams {
     const int64_t* lengths;               // per row, or null
     int64_t rows, time, noise_channels, cond_time, forced_time, state_size;
     float* workspace;  // wavenet_sample_workspace(shape, rows) floats
+    Team* team;        // splits a product's panels; null: alone
     Poll poll;
     void* poll_context;
 };

@@ -185,6 +185,21 @@ def test_gated_stack_rows_do_not_depend_on_batch_or_threads(isa):
         assert not together[row, :, length:].any()
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "shape", ["plain", "repeat", "repeat-projected", "centred", "affine-output", "no-skip", "tiny"]
+)
+def test_one_row_on_several_threads_is_the_same_to_the_bit(isa, shape, dtype):
+    spec = GatedStackSpec(**(SMALL | SHAPES[shape]), dtype=dtype)
+    stack, _ = make_stack(spec)
+    weights = pack_gated_stack(stack.weights(), spec)
+    x, c, extras = make_inputs(spec, 250, batch=1)
+    for named in ({}, {"u": extras["u"], "g": extras["g"]}):
+        alone = gated_stack(x, weights, spec, c=c, **named)
+        for threads in (2, 3, 40):
+            assert torch.equal(gated_stack(x, weights, spec, c=c, threads=threads, **named), alone)
+
+
 MEL = MelSpec(n_mels=7, hop_length=16, n_fft=64, win_length=64, sample_rate=8000, fmax=4000.0)
 TINY = dict(
     mel=MEL,
@@ -284,6 +299,17 @@ def test_wavenet_sample_in_pieces_and_batches_is_the_same_to_the_bit(isa, dtype)
         assert torch.equal(whole[row, :length], torch.cat(alone, 1)[0])
         assert not whole[row, length:].any()
         assert torch.equal(state[row], alone_state[0])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("head", ["gaussian", "gaussian-repeat", "gaussian-k2-far", "softmax-one-hot"])
+def test_one_utterance_on_several_threads_is_the_same_to_the_bit(isa, head, dtype):
+    model, _, sample = make_sampler(WaveNetConfig(**(TINY | HEADS[head])), dtype)
+    z = noise.draw(model.noise_kinds, 5, 2, 0, 6 * 16)
+    c = model.upsampler(torch.rand(2, 7, 6))
+    alone, _ = sample(z, c)
+    for threads in (3, 4, 9):
+        assert torch.equal(sample(z, c, threads=threads)[0], alone)
 
 
 def test_wavenet_sample_speaker_vectors(isa):

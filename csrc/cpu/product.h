@@ -66,32 +66,39 @@ FASTWAVE_INLINE void tile(int64_t first_panel, int64_t column, const Segment* se
 template <class T, int P, class Store>
 static void all_columns(int64_t first_panel, int64_t columns, const Segment* segments, int count,
                         const float* const* init, const Store& store_tile) {
+    constexpr int widest = P <= 2 || tile_columns < 4 ? tile_columns : 4;
     int64_t n = 0;
-    for (; n + tile_columns <= columns; n += tile_columns)
-        tile<T, P, tile_columns>(first_panel, n, segments, count, init, store_tile);
-    if constexpr (tile_columns > 8)
+    for (; n + widest <= columns; n += widest) tile<T, P, widest>(first_panel, n, segments, count, init, store_tile);
+    if constexpr (widest > 8)
         for (; n + 8 <= columns; n += 8) tile<T, P, 8>(first_panel, n, segments, count, init, store_tile);
-    if constexpr (tile_columns > 4)
+    if constexpr (widest > 4)
         for (; n + 4 <= columns; n += 4) tile<T, P, 4>(first_panel, n, segments, count, init, store_tile);
-    if constexpr (tile_columns > 2)
+    if constexpr (widest > 2)
         for (; n + 2 <= columns; n += 2) tile<T, P, 2>(first_panel, n, segments, count, init, store_tile);
     for (; n < columns; ++n) tile<T, P, 1>(first_panel, n, segments, count, init, store_tile);
 }
 
-// out = init + sum of segments, for `panels` panels and `columns` columns; `store_tile` takes each finished tile of
-// P panels by N columns. Gate rows need P even: filter and gate panels come in turn.
+// Panels of a matrix's rows.
+struct Panels {
+    int64_t first, end;
+};
+
+// out = init + sum of segments, for some panels and `columns` columns; `store_tile` takes each finished tile of P
+// panels by N columns. Gate rows need pairs: filter and gate panels come in turn.
 template <class T, class Store>
-static void product(int64_t panels, int64_t columns, const Segment* segments, int count, const float* const* init,
+static void product(Panels panels, int64_t columns, const Segment* segments, int count, const float* const* init,
                     const Store& store_tile) {
-    int64_t p = 0;
-    if (columns == 1) {  // a matrix-vector product: only panels can hide the latency of the multiply-add
-        constexpr int many = vectors == 1 ? 8 : vectors == 2 ? 4 : 2;
-        for (; p + many <= panels; p += many) tile<T, many, 1>(p, 0, segments, count, init, store_tile);
-        if constexpr (many > 4)
-            for (; p + 4 <= panels; p += 4) tile<T, 4, 1>(p, 0, segments, count, init, store_tile);
-    }
-    for (; p + 2 <= panels; p += 2) all_columns<T, 2>(p, columns, segments, count, init, store_tile);
-    for (; p < panels; ++p) all_columns<T, 1>(p, columns, segments, count, init, store_tile);
+    const int64_t end = panels.end;
+    int64_t p = panels.first;
+    // with few columns only panels can hide the latency of the multiply-add
+    constexpr int many = vectors == 1 ? 8 : vectors == 2 ? 4 : 2;
+    if (columns == 1)
+        for (; p + many <= end; p += many) tile<T, many, 1>(p, 0, segments, count, init, store_tile);
+    if constexpr (many > 4)
+        if (columns <= 4)
+            for (; p + 4 <= end; p += 4) all_columns<T, 4>(p, columns, segments, count, init, store_tile);
+    for (; p + 2 <= end; p += 2) all_columns<T, 2>(p, columns, segments, count, init, store_tile);
+    for (; p < end; ++p) all_columns<T, 1>(p, columns, segments, count, init, store_tile);
 }
 
 // z <- tanh(filter) sigmoid(gate), 16 channels of z per pair of panels.

@@ -1,14 +1,17 @@
-// Threads for the rows of a batch.
+// Threads that share the rows of a batch, or the products of one row.
 #pragma once
 
-#include <cstdint>
-#include <functional>
+#include <stdint.h>
 
 namespace fastwave {
 
-// Calls work(item) for items 0..count-1 on up to `threads` threads, the caller among them; returns when all are done.
-// What a call throws ends the rest, and comes out here. While the caller has nothing left to do but wait, it calls
-// `idle` now and then.
-void share(int64_t threads, int64_t count, const std::function<void(int64_t)>& work, const std::function<void()>& idle);
+constexpr int64_t max_team = 16;
+
+// Threads that split a kernel's products, microseconds of work at a time: `split` runs part(context, i, size) once for
+// each i below size, and returns when all are done. Kernels, which include no library header, see only this.
+struct Team {
+    int64_t size;
+    void (*split)(Team*, void (*part)(void* context, int64_t index, int64_t size), void* context);
+};
 
 }  // namespace fastwave

@@ -43,7 +43,7 @@ struct Buffers {
         lag_front = s.front_causal ? 0 : s.front_width / 2;
         lag_total = lag_front + (s.causal ? 0 : s.reach() / 2);
         zeros = arena.take(T::column_words(s.residual));
-        column = arena.take(s.residual);
+        column = arena.take(max_team * padded(s.residual));
         cond_column = arena.take(s.cond_channels);
         window = arena.take((chunk + s.front_width) * s.in_channels);
         bias = arena.take(s.layers * rows);
@@ -51,7 +51,8 @@ struct Buffers {
         const int64_t cond_words = T::column_words(s.cond_channels);
         cond = {arena.take(s.conditioning == Conditioning::raw ? cond_columns * cond_words : 0), cond_columns,
                 cond_words};
-        projected = arena.take(s.conditioning == Conditioning::none ? 0 : (chunk / s.cond_repeat + 2) * rows);
+        projected =
+            arena.take(s.conditioning == Conditioning::none ? 0 : (chunk / s.cond_repeat + 2 + max_team) * rows);
         z = arena.take(chunk * padded(s.gate));
         z_words = arena.take(T::same_as_float ? 0 : chunk * T::column_words(s.gate));
         skip = {arena.take(s.skip ? (chunk + lag_total) * padded(s.skip) : 0), chunk + lag_total, padded(s.skip)};
@@ -82,11 +83,18 @@ private:
     }
 };
 
+// One thread's share of a chunk: columns [first, first + n), the first of which is the chunk's column `offset`.
+struct Columns {
+    int64_t first, n, offset, part;
+};
+
 template <class T>
 struct Stack {
     const GatedStackParams& p;
     const StackShape& s;
     const Buffers<T>& buffers;
+    // Where v is not h, a causal stack needs of h only the chunk at hand: one buffer, updated in place.
+    const bool apart = p.u || !T::same_as_float;
 
     // Column t of the running time, forwards or backwards, as it stands in memory.
     int64_t place(int64_t t) const { return p.reverse ? p.length - 1 - t : t; }
@@ -103,7 +111,8 @@ private:
     void load_bias(StackWeights weights);
     int64_t load_conditioning(int64_t from, int64_t to);
     void front(const StackWeights& w, int64_t first, int64_t n, const Ring& h);
-    void layer(const LayerWeights& w, int64_t index, int64_t first, int64_t n, const Ring* h, const Ring* v);
+    void layer(const LayerWeights& w, int64_t index, Columns columns, const Ring* h, const Ring* v);
+    void round(int64_t index, Columns columns, const Ring* h, const Ring* v);
     void head(StackWeights heads, int64_t first, int64_t n, const Ring& last);
     void write(int64_t first, int64_t n, const float* parameters, int64_t stride);
     void save(const Ring* v);
@@ -154,12 +163,28 @@ void Stack<T>::front(const StackWeights& w, int64_t first, int64_t n, const Ring
     for (int64_t i = 0; i < n; ++i) init[i] = w.front_bias;
     h.columns(out, first, n);
     const Segment segment = {w.front, in * s.front_width, x};
-    product<Float32>(padded(s.residual) / panel, n, &segment, 1, init, StorePlain{out, s.front_relu});
+    product<Float32>({0, padded(s.residual) / panel}, n, &segment, 1, init, StorePlain{out, s.front_relu});
 }
 
-// Layer `index` for columns [first, first + n): reads its own rings, writes h into the next layer's.
+// What layer `index` convolves: h + u, rounded.
 template <class T>
-void Stack<T>::layer(const LayerWeights& w, int64_t index, int64_t first, int64_t n, const Ring* h, const Ring* v) {
+void Stack<T>::round(int64_t index, Columns columns, const Ring* h, const Ring* v) {
+    if (!apart || index == s.layers) return;
+    float* column = buffers.column + columns.part * padded(s.residual);
+    for (int64_t t = columns.first; t < columns.first + columns.n; ++t) {
+        const float* x = h[index].at(t);
+        if (p.u) {
+            for (int64_t i = 0; i < s.residual; ++i) column[i] = x[i] + p.u[index * s.residual + i];
+            x = column;
+        }
+        T::round(v[index].at(t), x, s.residual);
+    }
+}
+
+// Layer `index` for some columns: reads its own rings, writes into the next layer's.
+template <class T>
+void Stack<T>::layer(const LayerWeights& w, int64_t index, Columns columns, const Ring* h, const Ring* v) {
+    const int64_t first = columns.first, n = columns.n;
     const int64_t rows = s.gate_rows(), d = s.dilations[index], k = s.kernel_size;
     const int64_t left = s.causal ? s.reach(index) : s.reach(index) / 2;
     const bool has_past = s.causal;  // columns before 0 are in the ring: zeros, or the state's
@@ -175,12 +200,14 @@ void Stack<T>::layer(const LayerWeights& w, int64_t index, int64_t first, int64_
         segments[count++] = {w.cond, s.cond_channels, cond};
     } else if (s.conditioning != Conditioning::none) {
         const int64_t key = cond_key(first), keys = cond_key(first + n - 1) - key + 1;
+        // two threads may want one column of c: each makes its own
+        const int64_t place = key - cond_key(first - columns.offset) + columns.part;
         float* projected[chunk];
-        for (int64_t i = 0; i < keys; ++i) projected[i] = buffers.projected + i * rows;
+        for (int64_t i = 0; i < keys; ++i) projected[i] = buffers.projected + (place + i) * rows;
         if (s.conditioning == Conditioning::raw) {
             for (int64_t i = 0; i < keys; ++i) cond[i] = buffers.cond.at(key + i);
             const Segment segment = {w.cond, s.cond_channels, cond};
-            product<T>(rows / panel, keys, &segment, 1, init, StorePlain{projected, false});
+            product<T>({0, rows / panel}, keys, &segment, 1, init, StorePlain{projected, false});
         } else {
             const float* source = p.c + index * 2 * s.gate * p.cond_time;
             for (int64_t i = 0; i < keys; ++i)
@@ -198,8 +225,8 @@ void Stack<T>::layer(const LayerWeights& w, int64_t index, int64_t first, int64_
         segments[count++] = {w.taps + j * matrix_words(T::dtype, rows, s.residual), s.residual, taps[j]};
     }
     float* z[chunk];
-    for (int64_t i = 0; i < n; ++i) z[i] = buffers.z + i * padded(s.gate);
-    product<T>(rows / panel, n, segments, count, init, StoreGated{z});
+    for (int64_t i = 0; i < n; ++i) z[i] = buffers.z + (columns.offset + i) * padded(s.gate);
+    product<T>({0, rows / panel}, n, segments, count, init, StoreGated{z});
 
     const float* h_now[chunk];
     float* h_next[chunk];
@@ -210,12 +237,13 @@ void Stack<T>::layer(const LayerWeights& w, int64_t index, int64_t first, int64_
     const float* x[chunk];
     for (int64_t i = 0; i < n; ++i) {
         init[i] = w.product_bias;
-        x[i] = as_words<T>(buffers.z_words + i * T::column_words(s.gate), z[i], s.gate);
+        x[i] = as_words<T>(buffers.z_words + (columns.offset + i) * T::column_words(s.gate), z[i], s.gate);
     }
     const Segment segment = {w.product, s.gate, x};
     const int64_t residual_panels = s.has_residual(index) ? padded(s.residual) / panel : 0;
-    product<T>(s.product_rows(index) / panel, n, &segment, 1, init,
+    product<T>({0, s.product_rows(index) / panel}, n, &segment, 1, init,
                StoreResidualSkip{residual_panels, h_now, h_next, skip, s.residual_scale, index == 0});
+    round(index + 1, columns, h, v);
 }
 
 template <class T>
@@ -229,7 +257,7 @@ void Stack<T>::head(StackWeights heads, int64_t first, int64_t n, const Ring& la
         out[i] = buffers.head_b + i * stride;
     }
     const float* init[chunk];
-    run_heads(s, heads, n, from, in, out, init);
+    run_heads(s, heads, n, from, in, out, init, p.team);
     write(first, n, s.heads % 2 ? buffers.head_b : buffers.head_a, stride);
 }
 
@@ -265,8 +293,6 @@ void Stack<T>::run() {
     memset(buffers.zeros, 0, T::column_words(s.residual) * sizeof(float));
     load_bias(weights);
 
-    // Where v is not h, a causal stack needs of h only the chunk at hand: one buffer, updated in place.
-    const bool apart = p.u || !T::same_as_float;
     Ring h[max_layers + 1], v[max_layers + 1];
     LayerWeights layers[max_layers];
     for (int64_t l = 0; l <= s.layers; ++l) {
@@ -278,7 +304,7 @@ void Stack<T>::run() {
 
     // The columns before the first: the state's, or zeros.
     float* saved = p.state ? p.state + s.front_history() * s.in_channels : nullptr;
-    memset(buffers.column, 0, padded(s.residual) * sizeof(float));
+    memset(buffers.column, 0, max_team * padded(s.residual) * sizeof(float));
     if (s.causal)
         for (int64_t l = 0; l < s.layers; ++l) {
             const int64_t reach = s.reach(l);
@@ -312,21 +338,17 @@ void Stack<T>::run() {
         int64_t first, lag = buffers.lag_front, n = span(lag, first);
         if (n > 0) {
             front(weights, first, n, h[0]);
+            round(0, {first, n, 0, 0}, h, v);
             cond_loaded = load_conditioning(cond_loaded, first + n);
         }
         for (int64_t l = 0; l < s.layers; ++l) {
-            if (n > 0 && apart)  // the layer's convolution reads h + u, its residual path h
-                for (int64_t t = first; t < first + n; ++t) {
-                    const float* x = h[l].at(t);
-                    if (p.u) {
-                        for (int64_t i = 0; i < s.residual; ++i) buffers.column[i] = x[i] + p.u[l * s.residual + i];
-                        x = buffers.column;
-                    }
-                    T::round(v[l].at(t), x, s.residual);
-                }
             if (!s.causal) lag += s.reach(l) / 2;
             n = span(lag, first);
-            if (n > 0) layer(layers[l], l, first, n, h, v);
+            if (n > 0)
+                split(p.team, [&](int64_t i, int64_t parts) {
+                    const int64_t from = n * i / parts, to = n * (i + 1) / parts;
+                    if (from < to) layer(layers[l], l, {first + from, to - from, from, i}, h, v);
+                });
         }
         if (n > 0) head(heads, first, n, h[s.layers]);
     }

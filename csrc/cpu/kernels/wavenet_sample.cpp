@@ -1,9 +1,10 @@
 // wavenet_sample on the CPU: a group of rows in lockstep, one column of the stack per row and step, so that each weight
 // is read once per step for the whole group.
 //
-// Of a layer's pre-activation only the taps less than `block` samples old must wait for the step. The older taps, the
-// bias and the conditioning are known `block` steps ahead and are made there as matrix products over block * rows
-// columns. The order of accumulation is gated_stack's: bias, conditioning, taps oldest first.
+// A tap that is `lag` samples old is known so many steps ahead, and is then made for several steps at once, as a matrix
+// product over steps * rows columns: the bias, the conditioning and the taps at least `block` samples old at the start
+// of each block of steps, younger ones every 2 or 4 steps. Only the current and the last sample wait for the step. The
+// order of accumulation is gated_stack's: bias, conditioning, taps oldest first.
 #include <math.h>
 #include <string.h>
 
@@ -16,6 +17,12 @@ namespace {
 
 constexpr int64_t block = 8;
 constexpr int64_t max_columns = block * max_rows;
+
+// Starts to fetch a matrix's first panels.
+FASTWAVE_INLINE void prefetch(const float* matrix, int64_t stride) {
+    for (int p = 0; p < 8; ++p)
+        for (int line = 0; line < 4; ++line) __builtin_prefetch(matrix + p * stride + line * panel);
+}
 
 // Per row of the group unless said otherwise. The rings, `z_words` and `cond` hold what products read, in words of T.
 template <class T>
@@ -59,6 +66,8 @@ struct Sampler {
     const Buffers<T>& b;
     LayerWeights layers[max_layers];
     float* rings[max_layers];
+    int64_t at[max_layers];  // the place of step `now` in each ring
+    int64_t now = 0;
 
     Sampler(const WaveNetSampleParams& params, const Buffers<T>& buffers)
         : p(params), s(params.shape), b(buffers), weights_(params.weights, params.shape) {
@@ -66,6 +75,7 @@ struct Sampler {
         for (int64_t l = 0; l < s.layers; ++l) {
             layers[l] = weights_.layer(s, l);
             rings[l] = ring;
+            at[l] = 0;
             ring += b.capacity(s, l) * p.rows * b.h_words;
         }
     }
@@ -75,24 +85,31 @@ struct Sampler {
 private:
     int64_t length(int64_t row) const { return p.lengths ? p.lengths[row] : p.time; }
 
-    // Row `row`'s input of layer l at time t; t from -reach(l) on.
+    // Row `row`'s input of layer l at time t, from now - reach(l) to the end of the block.
     float* ring(int64_t l, int64_t t, int64_t row) const {
         const int64_t capacity = b.capacity(s, l);
-        return rings[l] + ((t + capacity) % capacity * p.rows + row) * b.h_words;
+        int64_t place = at[l] + t - now;
+        if (place < 0) place += capacity;
+        if (place >= capacity) place -= capacity;
+        return rings[l] + (place * p.rows + row) * b.h_words;
     }
 
-    // The oldest tap that is less than `block` samples old: those before it are made ahead.
-    int64_t first_near_tap(int64_t l) const {
-        for (int64_t j = 0; j < s.kernel_size; ++j)
-            if ((s.kernel_size - 1 - j) * s.dilations[l] < block) return j;
-        return s.kernel_size;
+    float* ahead(int64_t l, int64_t step, int64_t row) const {
+        return b.ahead + ((l * block + step) * p.rows + row) * b.gate_rows;
     }
+
+    int64_t lag(int64_t l, int64_t tap) const { return (s.kernel_size - 1 - tap) * s.dilations[l]; }
+
+    // For how many steps at once a tap is made: a power of two, no more than its lag or a block.
+    static int64_t lead(int64_t lag) { return lag >= block ? block : lag >= 4 ? 4 : lag >= 2 ? 2 : 1; }
 
     void load(int64_t row);
     void save(int64_t row, int64_t t);
     void condition(int64_t start, int64_t steps);
     void look_ahead(int64_t start, int64_t steps);
-    void step(int64_t start, int64_t t);
+    void look_ahead(int64_t l, int64_t start, int64_t steps);
+    void add_tap(int64_t l, int64_t tap, int64_t start, int64_t t, int64_t steps, Panels panels);
+    void step(int64_t start, int64_t t, int64_t end);
     void emit(int64_t row, int64_t t, const float* parameters);
 
     StackWeights weights_;  // behind the layers: the heads
@@ -128,8 +145,8 @@ void Sampler<T>::save(int64_t row, int64_t t) {
         for (int64_t i = t - s.reach(l); i < t; ++i, state += s.residual) T::widen(state, ring(l, i, row), s.residual);
 }
 
-// Bias and conditioning of every layer for the columns of c that steps [start, start + steps) read:
-// projected[l][key][row]. They outlive a block where each column of c stands for many samples.
+// The columns of c that steps [start, start + steps) read, b.cond[key][row]; where each of them stands for many
+// samples, also bias and conditioning of every layer, projected[l][key][row], which outlive a block.
 template <class T>
 void Sampler<T>::condition(int64_t start, int64_t steps) {
     const int64_t key = start / s.cond_repeat, keys = (start + steps - 1) / s.cond_repeat - key + 1;
@@ -147,8 +164,9 @@ void Sampler<T>::condition(int64_t start, int64_t steps) {
                 T::round(to, b.column, s.cond_channels);
                 column[i * p.rows + row] = to;
             }
+        if (s.cond_repeat == 1) return;
     }
-    for (int64_t l = 0; l < s.layers; ++l) {
+    auto layer = [&](int64_t l) {
         const float* init[max_columns];
         float* out[max_columns];
         for (int64_t i = 0; i < keys * p.rows; ++i) {
@@ -161,38 +179,69 @@ void Sampler<T>::condition(int64_t start, int64_t steps) {
         }
         if (s.conditioning == Conditioning::raw) {
             const Segment segment = {layers[l].cond, s.cond_channels, column};
-            product<T>(b.gate_rows / panel, keys * p.rows, &segment, 1, init, StorePlain{out, false});
+            product<T>({0, b.gate_rows / panel}, keys * p.rows, &segment, 1, init, StorePlain{out, false});
         }
-    }
+    };
+    split(p.team, [&](int64_t i, int64_t parts) {
+        for (int64_t l = i; l < s.layers; l += parts) layer(l);
+    });
 }
 
-// ahead[l][step][row]: all of a pre-activation that is known before step `start`.
+// What is known of the pre-activations of a block before its first step.
 template <class T>
 void Sampler<T>::look_ahead(int64_t start, int64_t steps) {
     if (s.conditioning != Conditioning::none) condition(start, steps);
-    const int64_t tap_words = matrix_words(T::dtype, b.gate_rows, s.residual);
-    for (int64_t l = 0; l < s.layers; ++l) {
-        const float* init[max_columns];
-        float* out[max_columns];
-        const float* x[max_taps][max_columns];
-        Segment segments[max_taps];
-        const int64_t far = first_near_tap(l);
-        for (int64_t i = 0; i < steps * p.rows; ++i) {
-            const int64_t t = start + i / p.rows, row = i % p.rows;
-            init[i] =
-                s.conditioning == Conditioning::none
-                    ? b.bias + (row * s.layers + l) * b.gate_rows
-                    : b.projected + (l * block * p.rows + (t / s.cond_repeat - cond_key_) * p.rows + row) * b.gate_rows;
-            out[i] = b.ahead + (l * block * p.rows + i) * b.gate_rows;
-            for (int64_t j = 0; j < far; ++j) x[j][i] = ring(l, t - (s.kernel_size - 1 - j) * s.dilations[l], row);
-        }
-        for (int64_t j = 0; j < far; ++j) segments[j] = {layers[l].taps + j * tap_words, s.residual, x[j]};
-        product<T>(b.gate_rows / panel, steps * p.rows, segments, static_cast<int>(far), init, StorePlain{out, false});
-    }
+    split(p.team, [&](int64_t i, int64_t parts) {
+        for (int64_t l = i; l < s.layers; l += parts) look_ahead(l, start, steps);
+    });
 }
 
 template <class T>
-void Sampler<T>::step(int64_t start, int64_t t) {
+void Sampler<T>::look_ahead(int64_t l, int64_t start, int64_t steps) {
+    const bool fused = s.conditioning == Conditioning::raw && s.cond_repeat == 1;
+    const bool projected = s.conditioning != Conditioning::none && !fused;
+    const int64_t tap_words = matrix_words(T::dtype, b.gate_rows, s.residual), columns = steps * p.rows;
+    const float* init[max_columns];
+    float* out[max_columns];
+    const float* x[max_taps + 1][max_columns];
+    Segment segments[max_taps + 1];
+    int count = 0;
+    for (int64_t i = 0; i < columns; ++i) {
+        const int64_t t = start + i / p.rows, row = i % p.rows, key = t / s.cond_repeat - cond_key_;
+        init[i] = projected ? b.projected + ((l * block + key) * p.rows + row) * b.gate_rows
+                            : b.bias + (row * s.layers + l) * b.gate_rows;
+        out[i] = ahead(l, t - start, row);
+    }
+    if (fused) {
+        for (int64_t i = 0; i < columns; ++i) x[count][i] = b.cond + i * b.cond_stride;
+        segments[count] = {layers[l].cond, s.cond_channels, x[count]};
+        ++count;
+    }
+    for (int64_t j = 0; j < s.kernel_size && lag(l, j) >= block; ++j) {
+        for (int64_t i = 0; i < columns; ++i) x[count][i] = ring(l, start + i / p.rows - lag(l, j), i % p.rows);
+        segments[count] = {layers[l].taps + j * tap_words, s.residual, x[count]};
+        ++count;
+    }
+    product<T>({0, b.gate_rows / panel}, columns, segments, count, init, StorePlain{out, false});
+}
+
+// Adds one tap to some panels of what is known ahead of steps [t, t + steps).
+template <class T>
+void Sampler<T>::add_tap(int64_t l, int64_t tap, int64_t start, int64_t t, int64_t steps, Panels panels) {
+    const float* x[max_columns];
+    const float* init[max_columns];
+    float* out[max_columns];
+    for (int64_t i = 0; i < steps * p.rows; ++i) {
+        x[i] = ring(l, t + i / p.rows - lag(l, tap), i % p.rows);
+        init[i] = out[i] = ahead(l, t - start + i / p.rows, i % p.rows);
+    }
+    const int64_t tap_words = matrix_words(T::dtype, b.gate_rows, s.residual);
+    const Segment segment = {layers[l].taps + tap * tap_words, s.residual, x};
+    product<T>(panels, steps * p.rows, &segment, 1, init, StorePlain{out, false});
+}
+
+template <class T>
+void Sampler<T>::step(int64_t start, int64_t t, int64_t end) {
     const int64_t rows = p.rows;
     const float* init[max_rows];
     const float* x[max_rows];
@@ -206,25 +255,34 @@ void Sampler<T>::step(int64_t start, int64_t t) {
         skip[row] = b.skip + row * padded(s.skip ? s.skip : s.residual);
     }
     const Segment front = {weights_.front, s.front_width * s.in_channels, x};
-    product<Float32>(b.residual / panel, rows, &front, 1, init, StorePlain{h, s.front_relu});
+    product<Float32>({0, b.residual / panel}, rows, &front, 1, init, StorePlain{h, s.front_relu});
 
     const int64_t tap_words = matrix_words(T::dtype, b.gate_rows, s.residual);
     for (int64_t l = 0; l < s.layers; ++l) {
         const LayerWeights& w = layers[l];
-        const float* taps[block][max_rows];
-        Segment segments[block];
+        const float* taps[2][max_rows];  // at most two are less than 2 samples old
+        Segment segments[2];
         int count = 0;
+        prefetch(w.taps + (s.kernel_size - 1) * tap_words, panel_words(T::dtype, s.residual));
         for (int64_t row = 0; row < rows; ++row) {
             T::round(ring(l, t, row), h[row], s.residual);
-            init[row] = b.ahead + ((l * block + t - start) * rows + row) * b.gate_rows;
+            init[row] = ahead(l, t - start, row);
         }
-        for (int64_t j = first_near_tap(l); j < s.kernel_size; ++j) {
-            for (int64_t row = 0; row < rows; ++row)
-                taps[count][row] = ring(l, t - (s.kernel_size - 1 - j) * s.dilations[l], row);
+        for (int64_t j = 0; j < s.kernel_size; ++j) {
+            if (lead(lag(l, j)) > 1) continue;
+            for (int64_t row = 0; row < rows; ++row) taps[count][row] = ring(l, t - lag(l, j), row);
             segments[count] = {w.taps + j * tap_words, s.residual, taps[count]};
             ++count;
         }
-        product<T>(b.gate_rows / panel, rows, segments, count, init, StoreGated{z});
+        split(p.team, [&](int64_t i, int64_t parts) {
+            const Panels panels = panels_of(b.gate_rows / panel, 2, i, parts);
+            for (int64_t j = 0; j < s.kernel_size; ++j) {
+                const int64_t n = lead(lag(l, j));
+                if (1 < n && n < block && (t - start) % n == 0)
+                    add_tap(l, j, start, t, end - t < n ? end - t : n, panels);
+            }
+            product<T>(panels, rows, segments, count, init, StoreGated{z});
+        });
 
         for (int64_t row = 0; row < rows; ++row) {
             init[row] = w.product_bias;
@@ -232,8 +290,10 @@ void Sampler<T>::step(int64_t start, int64_t t) {
         }
         const Segment segment = {w.product, s.gate, x};
         const int64_t residual_panels = s.has_residual(l) ? b.residual / panel : 0;
-        product<T>(s.product_rows(l) / panel, rows, &segment, 1, init,
-                   StoreResidualSkip{residual_panels, h, next, skip, s.residual_scale, l == 0});
+        const StoreResidualSkip store_sums = {residual_panels, h, next, skip, s.residual_scale, l == 0};
+        split(p.team, [&](int64_t i, int64_t parts) {
+            product<T>(panels_of(s.product_rows(l) / panel, 1, i, parts), rows, &segment, 1, init, store_sums);
+        });
         if (s.has_residual(l))
             for (int64_t row = 0; row < rows; ++row) {
                 float* swapped = h[row];
@@ -249,7 +309,7 @@ void Sampler<T>::step(int64_t start, int64_t t) {
         in[row] = b.head_a + row * b.head;
         out[row] = b.head_b + row * b.head;
     }
-    run_heads(s, weights_, rows, from, in, out, init);
+    run_heads(s, weights_, rows, from, in, out, init, p.team);
     for (int64_t row = 0; row < rows; ++row)
         if (t < length(row)) emit(row, t, (s.heads % 2 ? b.head_b : b.head_a) + row * b.head);
 }
@@ -296,7 +356,10 @@ void Sampler<T>::run() {
         const int64_t steps = longest - start < block ? longest - start : block;
         look_ahead(start, steps);
         for (int64_t t = start; t < start + steps; ++t) {
-            step(start, t);
+            step(start, t, start + steps);
+            for (int64_t l = 0; l < s.layers; ++l)
+                if (++at[l] == b.capacity(s, l)) at[l] = 0;
+            ++now;
             for (int64_t row = 0; row < p.rows; ++row)  // a row that ends here keeps its state while the others go on
                 if (t + 1 == length(row)) save(row, t + 1);
         }

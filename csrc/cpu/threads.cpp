@@ -1,0 +1,145 @@
+#include "cpu/threads.h"
+
+#include <algorithm>
+#include <chrono>
+#include <exception>
+
+namespace fastwave {
+
+namespace {
+
+constexpr int spins = 2000;          // of a helper before it sleeps: some tens of microseconds
+constexpr int splits_asleep = 8192;  // before a sleeping helper is tried again
+
+void pause() {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
+#endif
+}
+
+}  // namespace
+
+void share(int64_t threads, int64_t count, const std::function<void(int64_t)>& work,
+           const std::function<void()>& idle) {
+    std::atomic<int64_t> next = 0;
+    std::exception_ptr failure;
+    std::mutex mutex;
+    std::condition_variable finished;
+    int64_t running = 0;
+    auto loop = [&] {
+        try {
+            for (int64_t item = next++; item < count; item = next++) work(item);
+        } catch (...) {  // no memory, say: in a helper thread it would end the process
+            next = count;
+            std::lock_guard lock(mutex);
+            failure = std::current_exception();
+        }
+    };
+    {
+        std::vector<std::jthread> helpers;  // joined at the end of the scope
+        for (int64_t i = 1; i < std::min(threads, count); ++i) {
+            {
+                std::lock_guard lock(mutex);
+                ++running;
+            }
+            helpers.emplace_back([&] {
+                loop();
+                std::lock_guard lock(mutex);
+                --running;
+                finished.notify_one();
+            });
+        }
+        loop();
+        std::unique_lock lock(mutex);
+        while (!finished.wait_for(lock, std::chrono::milliseconds(20), [&] { return running == 0; })) {
+            lock.unlock();
+            idle();
+            lock.lock();
+        }
+    }
+    if (failure) std::rethrow_exception(failure);
+}
+
+Helpers::Helpers(int64_t size) {
+    Team::size = size;
+    Team::split = [](Team* team, Part part, void* context) { static_cast<Helpers*>(team)->lead(part, context); };
+    for (int64_t i = 1; i < size; ++i) threads_.emplace_back([this, i] { help(i); });
+}
+
+Helpers::~Helpers() {
+    {
+        std::lock_guard lock(mutex_);
+        ended_ = true;
+    }
+    wake_.notify_all();
+}
+
+// Takes part `index` of the job last seen, unless it is taken or the job is another by now.
+bool Helpers::claim(uint64_t& seen, int64_t index) {
+    const uint64_t bit = uint64_t{1} << index;
+    while (!(seen & bit))
+        if (job_.compare_exchange_weak(seen, seen | bit, std::memory_order_acq_rel)) return true;
+    return false;
+}
+
+void Helpers::lead(Part part, void* context) {
+    if (const int64_t asleep = asleep_.load(std::memory_order_relaxed)) {
+        if (--until_wake_ < 0) {
+            until_wake_ = splits_asleep;
+            {
+                std::lock_guard lock(mutex_);
+            }  // one that is about to sleep does so before the call
+            wake_.notify_all();
+        } else if (asleep == size - 1) {
+            for (int64_t i = 0; i < size; ++i) part(context, i, size);
+            return;
+        }
+    }
+    part_ = part;
+    context_ = context;
+    const uint64_t number = (job_.load(std::memory_order_relaxed) >> 32) + 1;
+    const uint64_t unclaimed = ((uint64_t{1} << size) - 1) & ~uint64_t{1};  // the first part is the leader's
+    job_.store(number << 32 | (0xffffffffu & ~unclaimed), std::memory_order_release);
+    part(context, 0, size);
+    for (int64_t i = 1; i < size; ++i) {
+        uint64_t seen = job_.load(std::memory_order_relaxed);
+        if (claim(seen, i))
+            part(context, i, size);
+        else
+            ++helped_;
+    }
+    for (int i = 0; finished_.load(std::memory_order_acquire) != helped_; ++i)
+        if (i < spins)
+            pause();
+        else
+            std::this_thread::yield();  // the helper may want this very core
+}
+
+void Helpers::help(int64_t index) {
+    uint64_t last = 0;
+    for (int idle = 0; !ended_.load(std::memory_order_relaxed); ++idle) {
+        uint64_t seen = job_.load(std::memory_order_acquire);
+        if (seen >> 32 != last) {
+            const bool mine = claim(seen, index);
+            last = seen >> 32;
+            idle = 0;
+            if (mine) {
+                part_(context_, index, size);
+                finished_.fetch_add(1, std::memory_order_release);
+            }
+        } else if (idle < spins) {
+            pause();
+        } else {
+            std::unique_lock lock(mutex_);
+            if (ended_) return;
+            ++asleep_;
+            wake_.wait(lock);
+            --asleep_;
+            idle = 0;
+        }
+    }
+}
+
+}  // namespace fastwave
