@@ -8,10 +8,17 @@ namespace fastwave {
 
 namespace {
 
-constexpr int spins = 2000;          // of a helper before it sleeps: some tens of microseconds
-constexpr int splits_asleep = 8192;  // before a sleeping helper is tried again
+constexpr int spins_per_yield = 256;        // a few microseconds
+constexpr int yields = 64;                  // of an idle helper before it sleeps
+constexpr int64_t shortest_sleep = 64;      // splits before a sleeping helper is woken,
+constexpr int64_t longest_sleep = 1 << 16;  // doubled as long as it has been of no help
 
-void pause() {
+// The n-th turn of a loop that waits. Now and then it lets others have the core: the one waited for may want it.
+void pause(int n) {
+    if (n % spins_per_yield == spins_per_yield - 1) {
+        std::this_thread::yield();
+        return;
+    }
 #if defined(__x86_64__)
     __builtin_ia32_pause();
 #elif defined(__aarch64__)
@@ -87,7 +94,9 @@ bool Helpers::claim(uint64_t& seen, int64_t index) {
 void Helpers::lead(Part part, void* context) {
     if (const int64_t asleep = asleep_.load(std::memory_order_relaxed)) {
         if (--until_wake_ < 0) {
-            until_wake_ = splits_asleep;
+            sleep_ = helped_ == helped_then_ ? std::min(2 * sleep_, longest_sleep) : shortest_sleep;
+            helped_then_ = helped_;
+            until_wake_ = sleep_;
             {
                 std::lock_guard lock(mutex_);
             }  // one that is about to sleep does so before the call
@@ -110,11 +119,7 @@ void Helpers::lead(Part part, void* context) {
         else
             ++helped_;
     }
-    for (int i = 0; finished_.load(std::memory_order_acquire) != helped_; ++i)
-        if (i < spins)
-            pause();
-        else
-            std::this_thread::yield();  // the helper may want this very core
+    for (int i = 0; finished_.load(std::memory_order_acquire) != helped_; ++i) pause(i);
 }
 
 void Helpers::help(int64_t index) {
@@ -129,8 +134,8 @@ void Helpers::help(int64_t index) {
                 part_(context_, index, size);
                 finished_.fetch_add(1, std::memory_order_release);
             }
-        } else if (idle < spins) {
-            pause();
+        } else if (idle < yields * spins_per_yield) {
+            pause(idle);
         } else {
             std::unique_lock lock(mutex_);
             if (ended_) return;

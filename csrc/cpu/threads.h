@@ -41,7 +41,8 @@ private:
     alignas(64) std::atomic<int64_t> finished_ = 0;  // parts that helpers have done, of all jobs
     alignas(64) std::atomic<int64_t> asleep_ = 0;
     std::atomic<bool> ended_ = false;
-    int64_t helped_ = 0, until_wake_ = 0;
+    alignas(64) int64_t helped_ = 0;  // the leader's own: parts that helpers took, and when to wake them
+    int64_t helped_then_ = 0, until_wake_ = 0, sleep_ = 32;
     std::mutex mutex_;
     std::condition_variable wake_;
     std::vector<std::jthread> threads_;
