@@ -139,6 +139,7 @@ float* workspace(int64_t floats) {
     thread_local int64_t size = 0;
     if (floats > size) {
         data.reset();
+        size = 0;  // what follows may throw
         data.reset(static_cast<float*>(::operator new[](floats * sizeof(float), std::align_val_t(64))));
         size = floats;
     }

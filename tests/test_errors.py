@@ -261,3 +261,4 @@ def test_a_stack_too_large_for_memory_is_an_error_in_every_thread():
     for threads in (1, 2):
         with pytest.raises(MemoryError):
             gated_stack(torch.zeros(3, 1, 4), weights, spec, threads=threads)
+    assert torch.isfinite(gated_stack(X, WEIGHTS, SPEC, c=C)).all()  # the next call has a workspace again
