@@ -1,7 +1,7 @@
-"""Models of public implementations as ours.
+"""Models of public implementations as ours: their checkpoints (convert), and their live modules (accelerate).
 
-One file per repository: a table of names and how its hyper-parameters map to ours. state_dict.py has what they share.
-A new one is a file and a line of SOURCES.
+One file per repository: a table of names and how its hyper-parameters map to ours. state_dict.py has what they share,
+live.py what accelerate() hands back. A new one is a file and a line of SOURCES.
 """
 
 from __future__ import annotations
@@ -10,11 +10,14 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from torch import nn
+
 from fastwave.converters import ksw0306_clarinet, r9y9_wavenet_vocoder
+from fastwave.converters.live import Live
 from fastwave.converters.state_dict import read_hparams
 from fastwave.models import Model
 
-__all__ = ["SOURCES", "convert"]
+__all__ = ["SOURCES", "accelerate", "convert"]
 
 SOURCES = {module.NAME: module for module in (ksw0306_clarinet, r9y9_wavenet_vocoder)}
 
@@ -47,3 +50,25 @@ def convert(
     if source not in SOURCES:
         raise ValueError(f"source must be one of {', '.join(SOURCES)}, got {source!r}")
     return SOURCES[source].convert(checkpoint, read_hparams(hparams)).eval()
+
+
+def accelerate(module: nn.Module) -> Live:
+    """An object that has the sampling method of a live module, with its name, arguments and result, on the kernels.
+
+    Modules are known by the name of their class and the keys of their state dict; their package is not imported. What
+    changes in the module's weights counts from the next call on (fastwave.converters.live.Live). The module may be on
+    any device; the arguments of the method must be on the CPU, as its result is. Noise comes from torch's global
+    generator, so torch.manual_seed governs it, but all at once and not step by step as in the peers: the same seed
+    makes another waveform there. As many rows of a batch run at once as torch has threads.
+
+    Args:
+        module: the peer's, not wrapped in anything (of a DataParallel, its ``module``).
+
+    Raises:
+        ValueError: the module is none that is known, or something in it has no counterpart here.
+    """
+    known = {f"{name}'s {live.class_name}": live for name, peer in SOURCES.items() for live in peer.LIVE}
+    for live in known.values():
+        if live.recognises(module):
+            return live(module)
+    raise ValueError(f"module must be {' or '.join(known)}, got {type(module).__module__}.{type(module).__qualname__}")

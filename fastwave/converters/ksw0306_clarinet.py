@@ -12,11 +12,15 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from fastwave.audio import MelSpec
+from fastwave.converters.live import LiveStudent, LiveWaveNet
 from fastwave.converters.state_dict import Checkpoint, Hparams, expand, make
 from fastwave.models import ClariNetStudent, ClariNetStudentConfig, WaveNet, WaveNetConfig
 
-__all__ = ["convert"]
+__all__ = ["LIVE", "convert"]
 
 NAME = "ksw0306/ClariNet"
 
@@ -136,3 +140,66 @@ def upsampler_sizes(checkpoint: Checkpoint, hparams: Hparams) -> dict:
         upsample_freq_kernel=shapes[0][2],
         upsample_slope=SLOPE,
     )
+
+
+class LiveTeacher(LiveWaveNet):
+    """``Wavenet`` of ksw0306/ClariNet.
+
+    The peer's method computes a window of ``receptive_field_size()`` samples anew for each sample, which assumes
+    dilations 2 ** n: with a kernel_size other than 2 that window is not what the network sees. Here it always is.
+    """
+
+    class_name = "Wavenet"
+    keys = ("front_conv.0.conv.", "res_blocks.0.filter_conv.", "upsample_conv.0.")
+
+    def build(self) -> WaveNet:
+        dilations = [block.filter_conv.conv.dilation[0] for block in self.module.res_blocks]
+        hparams = Hparams({"causal": self.module.causal})
+        return build_teacher(Checkpoint(self.module.state_dict()), hparams, dilations)
+
+    @torch.no_grad()
+    def generate(self, num_samples: int, c: Tensor | None = None) -> Tensor:
+        """Samples (batch, 1, num_samples) from mels c (batch, cin_channels, frames), whose columns may be more.
+
+        Raises:
+            ValueError: c has another shape, or frames for fewer samples.
+        """
+        self.refresh()
+        columns = self.upsample(c)
+        if not 1 <= num_samples <= columns.shape[2]:
+            raise ValueError(f"num_samples must be 1 to {columns.shape[2]}, the samples of c, got {num_samples}")
+        noise = self.noise(len(columns), num_samples)
+        return self.sample(noise, columns[..., :num_samples], first=torch.zeros(1, 1))[0][:, None]
+
+
+class LiveClariNet(LiveStudent):
+    """``Wavenet_Student`` of ksw0306/ClariNet."""
+
+    class_name = "Wavenet_Student"
+    keys = ("iafs.0.front_conv.0.conv.", "iafs.0.res_blocks.0.filter_conv.")
+
+    def build(self) -> ClariNetStudent:
+        flows = [[block.filter_conv.conv.dilation[0] for block in flow.res_blocks] for flow in self.module.iafs]
+        hparams = Hparams({"causal": self.module.iafs[0].causal})
+        none = dict(upsampler="nearest", upsample_scales=())
+        return build_student(Checkpoint(self.module.state_dict()), hparams, none, flows)
+
+    @torch.no_grad()
+    def generate(self, z: Tensor, c_up: Tensor) -> Tensor:
+        """A waveform like z (batch, 1, samples), standard normal noise, under c_up (batch, cin_channels, samples).
+
+        c_up is what the teacher's own ``upsample`` makes of a mel.
+
+        Raises:
+            ValueError: a tensor of another shape.
+        """
+        self.refresh()
+        if z.ndim != 3 or z.shape[1] != 1:
+            raise ValueError(f"z must be (batch, 1, samples), got {tuple(z.shape)}")
+        expected = (len(z), self.model.config.mel.n_mels, z.shape[2])
+        if c_up.shape != expected:
+            raise ValueError(f"c_up must be {expected}, got {tuple(c_up.shape)}")
+        return self.transform(z, c_up)
+
+
+LIVE = (LiveTeacher, LiveClariNet)

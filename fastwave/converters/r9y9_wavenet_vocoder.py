@@ -9,16 +9,19 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from fastwave.audio import MelSpec
+from fastwave.converters.live import LiveWaveNet
 from fastwave.converters.state_dict import Checkpoint, Hparams, expand, make
 from fastwave.models import WaveNet, WaveNetConfig
 
-__all__ = ["convert"]
+__all__ = ["LIVE", "convert"]
 
 NAME = "r9y9/wavenet_vocoder"
 PRESET = MelSpec.preset(NAME)
@@ -38,6 +41,7 @@ CONTEXT = {"upsampler.context.weight": "upsample_net.conv_in.weight"}
 
 SLOPES = {"none": 1.0, "ReLU": 0.0, "LeakyReLU": 0.01}  # of what follows a stage; LeakyReLU has its own negative_slope
 DISTRIBUTIONS = {"Logistic": "mixture_of_logistics", "Normal": "mixture_of_gaussians"}
+FIRST_CLASS = 127  # that incremental_forward starts from, whatever the number of classes
 
 
 def convert(checkpoint: Any, hparams: Hparams) -> WaveNet:
@@ -192,3 +196,143 @@ def mel_spec(hparams: Hparams, bands: int, hop: int) -> MelSpec:
         mean=hparams.get("mel_mean", []) or None,
         std=hparams.get("mel_std", []) or None,
     )
+
+
+class LiveR9y9(LiveWaveNet):
+    """``WaveNet`` of r9y9/wavenet_vocoder."""
+
+    class_name = "WaveNet"
+    keys = ("first_conv.", "conv_layers.0.conv1x1_skip.", "last_conv_layers.3.")
+
+    def build(self) -> WaveNet:
+        network = getattr(self.module, "upsample_net", None)
+        hparams: dict[str, Any] = {"output_distribution": getattr(self.module, "output_distribution", None)}
+        if network is None:
+            hparams["hop_size"] = 1  # c comes at the sample rate
+        else:
+            layers = getattr(network, "upsample", network).up_layers
+            for layer in layers:
+                if isinstance(layer, nn.ReLU | nn.LeakyReLU):
+                    negative = {"negative_slope": getattr(layer, "negative_slope", 0.0)}
+                    params = dict(upsample_activation="LeakyReLU", upsample_activation_params=negative)
+                    hparams["upsample_params"] = params
+            if hasattr(network, "indent"):  # what it trims at either end, in samples
+                scales = [layer.kernel_size[1] // 2 for layer in layers if isinstance(layer, nn.Conv2d)]
+                hparams["cin_pad"] = network.indent // math.prod(scales)
+        dilations = [layer.conv.dilation[0] for layer in self.module.conv_layers]
+        return build(Checkpoint(self.module.state_dict()), Hparams(hparams), dilations)
+
+    @torch.no_grad()
+    def incremental_forward(
+        self,
+        initial_input: Tensor | None = None,
+        c: Tensor | None = None,
+        g: Tensor | None = None,
+        T: int | None = 100,
+        test_inputs: Tensor | None = None,
+        tqdm: Callable[[range], Iterable[int]] = lambda x: x,
+        softmax: bool = True,
+        quantize: bool = True,
+        log_scale_min: float = -50.0,
+    ) -> Tensor:
+        """Samples one waveform per row of c. Arguments, defaults and shapes are the peer's.
+
+        Args:
+            initial_input: (batch, channels, 1) or (batch, 1, channels), what the first step reads: zero where None, or
+                class 127 of a one-hot model.
+            c: (batch, cin_channels, frames, with the context that the upsampling network eats).
+            g: speaker ids (batch,) or (batch, 1), or vectors (batch, gin_channels) or (batch, gin_channels, 1).
+            T: samples, as many as c makes.
+            test_inputs: (batch, channels, n) or (batch, n, channels), what the first n steps read in place of what
+                they drew.
+            tqdm: wraps the range that is gone through: of blocks of samples here, of samples in the peer.
+            softmax, quantize: of a one-hot model. Without ``quantize`` its probabilities come back, or with ``softmax``
+                off too its logits; they cannot be fed back here, so test_inputs must go on to the end.
+            log_scale_min: unused, as in the peer.
+
+        Returns:
+            (batch, 1, T), or one-hot (batch, classes, T) of a one-hot model.
+
+        Raises:
+            ValueError: an argument of another shape, or one that the kernels cannot follow, as said above.
+        """
+        self.refresh()
+        columns = self.upsample(c)
+        batch, _, available = columns.shape
+        forced = None if test_inputs is None else self.steps("test_inputs", test_inputs, batch)
+        steps = max(T or 0, 0 if forced is None else forced.shape[1])
+        if steps != available:
+            raise ValueError(f"T must be {available}, the samples of c, got {steps}")
+        one_hot = self.model.config.one_hot_input
+        if one_hot and quantize and not softmax:
+            raise ValueError("softmax must be True with quantize, got False: a class is drawn from probabilities")
+        if one_hot and not quantize and (forced is None or forced.shape[1] < steps):
+            raise ValueError("quantize must be True where test_inputs end before T, got False")
+
+        first = self.first_input(initial_input, batch) if forced is None else forced[:, 0]
+        noise = self.noise(batch, steps)
+        drawn, parameters = self.sample(
+            noise,
+            columns,
+            first=first,
+            g=None if g is None else self.speaker_vectors(g, batch),
+            forced=None if forced is None else self.amplitudes(forced[:, 1:]),
+            return_parameters=forced is not None,
+            progress=tqdm,
+        )
+        if one_hot and not quantize:
+            return parameters.softmax(1) if softmax else parameters
+        if forced is not None:  # where the op hands back what it was forced to, the peer hands back what it drew
+            over = slice(forced.shape[1] - 1)
+            redrawn = self.model.distribution.sample(parameters[..., over], noise[..., over])
+            drawn[:, over] = redrawn.clamp(-1, 1)
+        if one_hot:
+            classes = torch.searchsorted(self.table, drawn)
+            return F.one_hot(classes, len(self.table)).transpose(1, 2).contiguous().float()
+        return drawn[:, None]
+
+    def steps(self, name: str, x: Tensor, batch: int) -> Tensor:
+        """What the network reads, (batch, steps, channels), from that or from (batch, channels, steps)."""
+        channels = self.model.stack.spec.in_channels
+        shape = tuple(x.shape)
+        if x.ndim == 3 and shape[1] == channels:
+            x = x.transpose(1, 2)
+        if x.ndim != 3 or x.shape[2] != channels or x.shape[0] not in (1, batch) or not x.shape[1]:
+            raise ValueError(f"{name} must be ({batch}, {channels}, steps), got {shape}")
+        return x.float().expand(batch, -1, -1)
+
+    def first_input(self, initial_input: Tensor | None, batch: int) -> Tensor:
+        """(batch, channels), what the first step reads."""
+        if initial_input is not None:
+            steps = self.steps("initial_input", initial_input, batch)
+            if steps.shape[1] == 1:
+                return steps[:, 0]
+            raise ValueError(f"initial_input must be one step, got {steps.shape[1]}")
+        channels = self.model.stack.spec.in_channels
+        first = torch.zeros(batch, channels)
+        if self.model.config.one_hot_input:
+            if channels <= FIRST_CLASS:
+                raise ValueError(f"initial_input must be given to a model of {channels} classes, got None")
+            first[:, FIRST_CLASS] = 1
+        return first
+
+    def amplitudes(self, x: Tensor) -> Tensor:
+        """(batch, steps, channels) as the waveform that the op takes, (batch, steps)."""
+        if not self.model.config.one_hot_input:
+            return x[..., 0]
+        classes = x.argmax(2)
+        if not torch.equal(x, F.one_hot(classes, x.shape[2]).to(x)):
+            raise ValueError("test_inputs must be one-hot, got other values than a 1 among 0s")
+        return self.table[classes]
+
+    def speaker_vectors(self, g: Tensor, batch: int) -> Tensor:
+        """The op's g, (batch, layers, 2 gate_channels)."""
+        width = self.model.config.speaker_channels
+        given = g.shape
+        g = g.flatten(1)[..., None] if g.is_floating_point() else g.flatten()
+        if width and (len(g) not in (1, batch) or (g.is_floating_point() and g.shape[1] != width)):
+            raise ValueError(f"g must be ids ({batch},) or vectors ({batch}, {width}), got {tuple(given)}")
+        return self.model.global_vectors(g).expand(batch, -1, -1)
+
+
+LIVE = (LiveR9y9,)
