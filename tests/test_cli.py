@@ -451,6 +451,28 @@ def test_demo(recording, tmp_path, monkeypatch, capsys):
         demo.main()
 
 
+def run_example(monkeypatch, name: str, *arguments: object) -> None:
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
+    example(name).main()
+
+
+def test_the_examples_of_converted_models(recording, tmp_path, monkeypatch):
+    checkpoint = export(tmp_path, "r9y9_wavenet_vocoder__mixgauss3_local", "sd.", "checkpoint.pth")
+    np.save(tmp_path / "feats.npy", np.zeros((9, 10), np.float32))
+    hparams, out = tmp_path / "hparams.json", tmp_path / "out.wav"
+    run_example(monkeypatch, "r9y9", checkpoint, hparams, tmp_path / "feats.npy", out)
+    assert soundfile.info(out).frames == 9 * 16
+
+    student = export(tmp_path, "ksw0306_ClariNet__student_iaf", "sd.", "student.pth")
+    teacher = export(tmp_path, "ksw0306_ClariNet__student_iaf", "sd_teacher.", "teacher.pth")
+    run_example(monkeypatch, "ksw0306", teacher, recording, out, "--student", student, "--hparams", hparams)
+    assert soundfile.info(out).frames == (1 + 33_075 // 16) * 16
+    spoken = out.read_bytes()
+    hparams.write_text(json.dumps({"num_layers": 3}))
+    run_example(monkeypatch, "ksw0306", teacher, recording, out, "--hparams", hparams)
+    assert out.read_bytes() != spoken and soundfile.info(out).frames == (1 + 33_075 // 16) * 16
+
+
 def test_the_module_is_the_command(tmp_path):
     missing = str(tmp_path / "none.wav")
     command = [sys.executable, "-m", "fastwave.cli", "vocode", missing, "-o", "out.wav"]
