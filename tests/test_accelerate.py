@@ -22,8 +22,7 @@ VOCODERS = ["gaussian_local", "mixgauss3_local", "mol10_local", "mol10_local_glo
 
 def filled(module, golden):
     """The module with a golden's weights, whose old names of weight norm torch takes for its new ones."""
-    start = "sd."
-    module.load_state_dict({key.removeprefix(start): t for key, t in golden.tensors.items() if key.startswith(start)})
+    module.load_state_dict(golden.state_dict())
     return module
 
 
@@ -43,12 +42,8 @@ def student():
 
 
 def with_noise(fast, golden):
-    """``fast``, drawing what the peer drew: (steps, batch) or (steps, batch, components) each."""
-    names = ("in.ar_u_mix", "in.ar_u_log", "in.ar_eps", "in.ar_u")
-    draws = [golden[name] for name in names if name in golden]
-    draws = [draw.reshape(len(draw), -1, draw.shape[2] if draw.ndim == 3 else 1) for draw in draws]
-    noise = torch.cat(draws, 2).permute(1, 2, 0).contiguous()
-    fast.noise = lambda batch, samples: noise[:batch, :, :samples]
+    """``fast``, drawing what the peer drew."""
+    fast.noise = lambda batch, samples: golden.noise()[:batch, :, :samples]
     return fast
 
 

@@ -298,8 +298,7 @@ def test_bad_training(run, recording, monkeypatch, options, status, part):
 def export(folder: Path, name: str, start: str, file: str, hparams: dict | None = None) -> Path:
     """A golden's weights as a checkpoint of the project that they come from, and its hyper-parameters beside it."""
     golden = Golden(name, torch.float32)
-    tensors = {key.removeprefix(start): value for key, value in golden.tensors.items() if key.startswith(start)}
-    torch.save({"state_dict": tensors}, folder / file)
+    torch.save({"state_dict": golden.state_dict(start)}, folder / file)
     (folder / "hparams.json").write_text(json.dumps(golden.hparams | (hparams or {})))
     return folder / file
 
