@@ -122,6 +122,16 @@ def test_draws(parameters, name, draw, dtype):
     golden.check(draw(golden[f"in.{parameters}"], noise, 1.0).clamp(-1, 1), name)
 
 
+@both_dtypes
+def test_clarinets_gaussian(dtype):
+    golden = Golden("ksw0306_ClariNet__functions", dtype)
+    parameters, x = golden["in.y_hat"], golden["in.y"][..., 0]
+    nll = -Gaussian().log_prob(parameters, x, log_scale_min=-9.0)
+    golden.check(nll, "gauss_nll")
+    golden.check(nll.mean(), "gauss_loss")
+    golden.check(heads.gaussian(parameters, golden["in.eps"][:, None], 1.0).clamp(-1, 1)[..., None], "gauss_sample")
+
+
 # losses --------------------------------------------------------------------------------------------------------------
 
 
