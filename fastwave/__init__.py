@@ -2,8 +2,9 @@
 
 from fastwave import models
 from fastwave.audio import MelSpec
+from fastwave.converters import accelerate, convert
 from fastwave.vocoder import Vocoder, load, voices
 
-__all__ = ["MelSpec", "Vocoder", "__version__", "load", "models", "voices"]
+__all__ = ["MelSpec", "Vocoder", "__version__", "accelerate", "convert", "load", "models", "voices"]
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""The ``fastwave`` command: vocode, train, evaluate, info.
+"""The ``fastwave`` command: vocode, train, convert, evaluate, info.
 
 Exit status: 0; 2 for bad input; 1 for anything else that went wrong, Ctrl-C included. An error is one line on stderr.
 """
@@ -11,9 +11,10 @@ import json
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import safetensors
@@ -22,7 +23,7 @@ import tyro
 from torch import Tensor
 from tqdm import tqdm
 
-from fastwave import _cpu, audio, checkpoint, evaluate, vocoder
+from fastwave import _cpu, audio, checkpoint, converters, evaluate, vocoder
 from fastwave.audio import MelSpec
 from fastwave.train import loop
 from fastwave.train.data import find_clips, select
@@ -188,6 +189,36 @@ class TrainStudent(Student):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Convert:
+    """Turns a checkpoint of a public implementation into a folder that --voice takes.
+
+    Attributes:
+        checkpoint: a file of torch.save or a .safetensors file.
+        output: the folder to write.
+        source: the repository that it comes from, as owner/name.
+        hparams: its hyper-parameters in that project's own JSON form.
+        teacher: the teacher's checkpoint, where ``checkpoint`` is a student's.
+    """
+
+    checkpoint: tyro.conf.Positional[Path]
+    output: Annotated[Path, tyro.conf.arg(aliases=("-o",))]
+    source: Literal[tuple(converters.SOURCES)]
+    hparams: Path | None = None
+    teacher: Path | None = None
+
+    def run(self) -> None:
+        both = {"student": self.checkpoint, "teacher": self.teacher}
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", UserWarning)
+            model = converters.convert(both if self.teacher else self.checkpoint, self.source, self.hparams)
+        for warning in caught:
+            print(f"fastwave: warning: {warning.message}", file=sys.stderr)
+        model.save(self.output)
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        print(f"{self.output}: {type(model).__name__} with {parameters:,} parameters")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluate:
     """Compares a voice with recordings that it did not learn from: STOI, PESQ, log-spectral distance, likelihood.
 
@@ -269,6 +300,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     app = tyro.extras.SubcommandApp()
     app.command(Vocode, name="vocode")
     app.command(train, name="train", help="Trains a model.")
+    app.command(Convert, name="convert")
     app.command(Evaluate, name="evaluate")
     app.command(Info, name="info")
     command = app.cli(prog="fastwave", args=arguments, config=(tyro.conf.FlagCreatePairsOff,))

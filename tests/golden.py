@@ -39,6 +39,17 @@ class Golden:
     def __contains__(self, key):
         return key in self.tensors
 
+    def state_dict(self, start="sd."):
+        """The peer's state dict."""
+        return {key.removeprefix(start): value for key, value in self.tensors.items() if key.startswith(start)}
+
+    def noise(self):
+        """What the peer drew when it sampled, (batch, noise channels, samples)."""
+        names = ("in.ar_u_mix", "in.ar_u_log", "in.ar_eps", "in.ar_u")  # components first: (samples, batch, components)
+        draws = [self.tensors[name] for name in names if name in self.tensors]
+        draws = [d.reshape(len(d), -1, d.shape[2] if d.ndim == 3 else 1) for d in draws]
+        return torch.cat(draws, 2).permute(1, 2, 0).contiguous()
+
     def weight(self, key):
         """A convolution's weight, its weight norm folded (dim 0)."""
         if f"sd.{key}.weight" in self.tensors:
@@ -61,51 +72,6 @@ class Golden:
         error = (result - expected).abs().max().item()
         bound = self.rounding[name] * (1.5 if self.dtype == torch.float64 else 10)
         assert error <= bound, f"{self.name} {name}: off by {error:.1e}, bound {bound:.1e}"
-
-
-def ksw0306_stack(golden, flow="", *, width, kernel_size, dilations, **shape):
-    """A Wavenet of ksw0306/ClariNet: a teacher, or a flow of a student ("iafs.0.")."""
-    blocks = [f"{flow}res_blocks.{i}." for i in range(len(dilations))]
-    layers = {
-        "conv": [torch.cat([golden.weight(b + half + "_conv.conv") for half in ("filter", "gate")]) for b in blocks],
-        "cond": [torch.cat([golden.matrix(b + half + "_conv_c") for half in ("filter", "gate")]) for b in blocks],
-        "conv_bias": [
-            torch.cat(
-                [
-                    golden.bias(b + half + "_conv.conv") + golden.bias(b + half + "_conv_c")
-                    for half in ("filter", "gate")
-                ]
-            )
-            for b in blocks
-        ],
-        "residual": [golden.matrix(b + "res_conv") for b in blocks],
-        "residual_bias": [golden.bias(b + "res_conv") for b in blocks],
-        "skip": [golden.matrix(b + "skip_conv") for b in blocks],
-        "skip_bias": [golden.bias(b + "skip_conv") for b in blocks],
-    }
-    head = [f"{flow}final_conv.{i}.conv" for i in (1, 3)]
-    weights = GatedStackWeights(
-        front=golden.weight(f"{flow}front_conv.0.conv"),
-        front_bias=golden.bias(f"{flow}front_conv.0.conv"),
-        head=[golden.matrix(key) for key in head],
-        head_bias=[golden.bias(key) for key in head],
-        **layers,
-    )
-    skip_channels, gate_channels = layers["skip"][0].shape
-    spec = GatedStackSpec(
-        front_width=width,
-        front_relu=True,
-        residual_channels=len(weights.front),
-        gate_channels=gate_channels,
-        skip_channels=skip_channels,
-        kernel_size=kernel_size,
-        dilations=dilations,
-        cond_channels=layers["cond"][0].shape[1],
-        head_channels=[len(w) for w in weights.head],
-        head_relu=(True, True),
-        **shape,
-    )
-    return spec, weights
 
 
 def diffwave_stack(golden):
@@ -187,84 +153,11 @@ def waveglow_coupling(golden, flow, **shape):
     return spec, weights
 
 
-def r9y9_stack(golden):
-    """A WaveNet of r9y9/wavenet_vocoder; its sqrt(1/layers) on the skip sum goes through the ReLU into the head."""
-    hparams = golden.hparams
-    layers = hparams["layers"]
-    blocks = [f"conv_layers.{i}." for i in range(layers)]
-    head = ["last_conv_layers.1", "last_conv_layers.3"]
-    front = golden.weight("first_conv")
-    weights = GatedStackWeights(
-        front=front,
-        front_bias=golden.bias("first_conv"),
-        conv=[golden.weight(b + "conv") for b in blocks],
-        conv_bias=[golden.bias(b + "conv") for b in blocks],
-        cond=[golden.matrix(b + "conv1x1c") for b in blocks],
-        residual=[golden.matrix(b + "conv1x1_out") for b in blocks],
-        residual_bias=[golden.bias(b + "conv1x1_out") for b in blocks],
-        skip=[golden.matrix(b + "conv1x1_skip") for b in blocks],
-        skip_bias=[golden.bias(b + "conv1x1_skip") for b in blocks],
-        head=[golden.matrix(head[0]) / layers**0.5, golden.matrix(head[1])],
-        head_bias=[golden.bias(key) for key in head],
-    )
-    spec = GatedStackSpec(
-        in_channels=front.shape[1],
-        residual_channels=hparams["residual_channels"],
-        gate_channels=hparams["gate_channels"] // 2,
-        skip_channels=hparams["skip_out_channels"],
-        kernel_size=hparams["kernel_size"],
-        dilations=[2 ** (i % (layers // hparams["stacks"])) for i in range(layers)],
-        cond_channels=hparams["cin_channels"],
-        head_channels=(hparams["skip_out_channels"], hparams["out_channels"]),
-        head_relu=(True, True),
-    )
-    return spec, weights
-
-
-def r9y9_speaker_vectors(golden, ids):
-    """The op's g, (batch, L, 2G), or None without global conditioning."""
-    if "sd.embed_speakers.weight" not in golden:
-        return None
-    embedding = golden["sd.embed_speakers.weight"][ids]
-    layers = range(golden.hparams["layers"])
-    return torch.stack([embedding @ golden.matrix(f"conv_layers.{i}.conv1x1g").T for i in layers], 1)
-
-
-def upsampler(spec, kind, stages, biases=None, context=None):
-    """An Upsampler of the given 2-D kernels."""
-    module = Upsampler(spec, kind).to(stages[0].dtype).requires_grad_(False)
-    for i, stage in enumerate(module.stages):
-        stage.weight.copy_(stages[i])
-        if biases is not None:
-            stage.bias.copy_(biases[i])
-    if context is not None:
-        module.context.weight.copy_(context)
+def diffwave_upsampler(golden):
+    """Transposed convolutions, a leaky ReLU of 0.4 behind each of them."""
+    spec = UpsampleSpec(n_mels=golden["in.mel"].shape[1], scales=(16, 16), freq_kernel=3, slope=0.4)
+    module = Upsampler(spec, "transposed").to(golden.dtype).requires_grad_(False)
+    for i, stage in enumerate(module.stages, 1):
+        stage.weight.copy_(golden.weight(f"spectrogram_upsampler.conv{i}"))
+        stage.bias.copy_(golden.bias(f"spectrogram_upsampler.conv{i}"))
     return module
-
-
-def transposed_upsampler(golden, keys, scales):
-    """ksw0306/ClariNet's and DiffWave's upsampler: transposed convolutions, each behind them a leaky ReLU of 0.4."""
-    n_mels = golden["in.c" if "in.c" in golden else "in.mel"].shape[1]
-    spec = UpsampleSpec(n_mels=n_mels, scales=scales, freq_kernel=3, slope=0.4)
-    return upsampler(spec, "transposed", [golden.weight(k) for k in keys], [golden.bias(k) for k in keys])
-
-
-def r9y9_upsampler(golden):
-    hparams = golden.hparams
-    params = hparams["upsample_params"]
-    context_conv = hparams["upsample_net"] == "ConvInUpsampleNetwork"
-    prefix = "upsample_net.upsample." if context_conv else "upsample_net."
-    start = f"sd.{prefix}up_layers."
-    indices = [int(k.split(".")[-2]) for k in golden.tensors if k.startswith(start) and k.endswith("weight_g")]
-    spec = UpsampleSpec(
-        n_mels=hparams["cin_channels"],
-        scales=params["upsample_scales"],
-        freq_kernel=params.get("freq_axis_kernel_size", 1),
-        slope=params.get("upsample_activation_params", {}).get("negative_slope", 1.0),
-        context=hparams["cin_pad"],
-        context_conv=context_conv,
-    )
-    stages = [golden.weight(f"{prefix}up_layers.{i}") for i in sorted(indices)]
-    return upsampler(
-        spec, "stretched", stages, context=golden["sd.upsample_net.conv_in.weight"] if context_conv else None
-    )

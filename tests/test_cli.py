@@ -12,6 +12,7 @@ import pytest
 import safetensors.torch
 import soundfile
 import torch
+from golden import Golden
 
 from fastwave import audio, checkpoint, cli, models, vocoder
 from fastwave.audio import MelSpec
@@ -294,6 +295,67 @@ def test_bad_training(run, recording, monkeypatch, options, status, part):
     assert_error(run("train", "student", *options, "-q"), status, part)
 
 
+def export(folder: Path, name: str, start: str, file: str, hparams: dict | None = None) -> Path:
+    """A golden's weights as a checkpoint of the project that they come from, and its hyper-parameters beside it."""
+    golden = Golden(name, torch.float32)
+    torch.save({"state_dict": golden.state_dict(start)}, folder / file)
+    (folder / "hparams.json").write_text(json.dumps(golden.hparams | (hparams or {})))
+    return folder / file
+
+
+def test_convert_then_vocode(run, recording, tmp_path):
+    path = export(tmp_path, "r9y9_wavenet_vocoder__gaussian_local", "sd.", "checkpoint.pth", {"sample_rate": 16000})
+    folder = tmp_path / "new" / "voice"
+    options = ["--source", "r9y9/wavenet_vocoder", "--hparams", tmp_path / "hparams.json"]
+    assert run("convert", path, *options, "-o", folder) == (0, f"{folder}: WaveNet with 4,594 parameters\n", "")
+    assert sorted(file.name for file in folder.iterdir()) == ["config.json", "model.safetensors"]
+    assert '"sample_rate": 16000' in run("info", folder)[1]
+    assert run("vocode", recording, "-o", tmp_path / "out.wav", "--voice", folder, "-q") == (0, "", "")
+    info = soundfile.info(tmp_path / "out.wav")
+    assert (info.samplerate, info.frames) == (16000, (1 + 24_000 // 15) * 15)
+
+
+def test_convert_a_student_then_vocode(run, recording, tmp_path):
+    name, folder = "ksw0306_ClariNet__student_iaf", tmp_path / "voice"
+    teacher = export(tmp_path, name, "sd_teacher.", "teacher_ema.pth")
+    path = export(tmp_path, name, "sd.", "student_ema.pth")
+    options = ["--source", "ksw0306/ClariNet", "--hparams", tmp_path / "hparams.json"]
+    status, out, err = run("convert", path, "--teacher", teacher, *options, "-o", folder)
+    assert (status, err) == (0, "") and out.startswith(f"{folder}: ClariNetStudent with ")
+    assert run("vocode", recording, "-o", tmp_path / "out.wav", "--voice", folder, "-q") == (0, "", "")
+    assert soundfile.info(tmp_path / "out.wav").frames == (1 + 33_075 // 16) * 16
+
+    result = run("convert", path, *options, "-o", tmp_path / "other")
+    assert_error(result, 2, "student_ema.pth holds a student, which needs its teacher's upsampler")
+    assert not (tmp_path / "other").exists()
+
+
+def test_convert_warns_of_what_it_leaves_out(run, tmp_path):
+    golden = "r9y9_wavenet_vocoder__gaussian_local"
+    path = export(tmp_path, golden, "sd.", "checkpoint.pth", {"postprocess": "inv_preemphasis"})
+    options = ["--source", "r9y9/wavenet_vocoder", "--hparams", tmp_path / "hparams.json"]
+    status, _, err = run("convert", path, *options, "-o", tmp_path / "voice")
+    assert status == 0
+    (line,) = err.splitlines()
+    assert line.startswith("fastwave: warning: postprocess is not applied: ")
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        (["none.pth"], "no checkpoint at none.pth"),
+        (["in.wav"], "in.wav is not a checkpoint, or a damaged one: "),
+        (["checkpoint.pth", "--hparams", "none.json"], "no hparams at none.json"),
+        (["checkpoint.pth"], "hparams must have stacks: the tensors do not tell it"),
+    ],
+)
+def test_bad_conversion(run, recording, monkeypatch, options, part):
+    monkeypatch.chdir(recording.parent)
+    export(recording.parent, "r9y9_wavenet_vocoder__gaussian_local", "sd.", "checkpoint.pth")
+    assert_error(run("convert", *options, "--source", "r9y9/wavenet_vocoder", "-o", "voice"), 2, part)
+    assert not Path("voice").exists()
+
+
 def test_evaluate(run, voice, recording):
     status, out, _ = run("evaluate", voice, "--data", recording.parent)
     assert status == 0
@@ -319,7 +381,17 @@ def test_info(run, voice):
     assert_error(run("info", "nobody"), 2, "nobody")
 
 
-USAGE = ["", "sing", "vocode", "vocode in.wav", "train", "train nobody", "vocode a.wav -o b.wav --seed x"]
+USAGE = [
+    "",
+    "sing",
+    "convert a.pth -o b",
+    "convert a.pth -o b --source nobody",
+    "vocode",
+    "vocode in.wav",
+    "train",
+    "train nobody",
+    "vocode a.wav -o b.wav --seed x",
+]
 
 
 @pytest.mark.parametrize("arguments", USAGE)
@@ -376,6 +448,28 @@ def test_demo(recording, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["demo.py", "--input", "none.wav"])
     with pytest.raises(SystemExit, match=r"demo\.py: error: .*none\.wav"):
         demo.main()
+
+
+def run_example(monkeypatch, name: str, *arguments: object) -> None:
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
+    example(name).main()
+
+
+def test_the_examples_of_converted_models(recording, tmp_path, monkeypatch):
+    checkpoint = export(tmp_path, "r9y9_wavenet_vocoder__mixgauss3_local", "sd.", "checkpoint.pth")
+    np.save(tmp_path / "feats.npy", np.zeros((9, 10), np.float32))
+    hparams, out = tmp_path / "hparams.json", tmp_path / "out.wav"
+    run_example(monkeypatch, "r9y9", checkpoint, hparams, tmp_path / "feats.npy", out)
+    assert soundfile.info(out).frames == 9 * 16
+
+    student = export(tmp_path, "ksw0306_ClariNet__student_iaf", "sd.", "student.pth")
+    teacher = export(tmp_path, "ksw0306_ClariNet__student_iaf", "sd_teacher.", "teacher.pth")
+    run_example(monkeypatch, "ksw0306", teacher, recording, out, "--student", student, "--hparams", hparams)
+    assert soundfile.info(out).frames == (1 + 33_075 // 16) * 16
+    spoken = out.read_bytes()
+    hparams.write_text(json.dumps({"num_layers": 3}))
+    run_example(monkeypatch, "ksw0306", teacher, recording, out, "--hparams", hparams)
+    assert out.read_bytes() != spoken and soundfile.info(out).frames == (1 + 33_075 // 16) * 16
 
 
 def test_the_module_is_the_command(tmp_path):

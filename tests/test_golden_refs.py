@@ -1,89 +1,29 @@
-"""The reference ops against what the public implementations computed (tests/golden.py)."""
+"""The references against what the public implementations computed (tests/golden.py).
+
+Those of r9y9/wavenet_vocoder and ksw0306/ClariNet, which can be converted, are in tests/test_converters.py.
+"""
 
 import pytest
 import torch
-from golden import (
-    Golden,
-    diffwave_stack,
-    ksw0306_stack,
-    r9y9_speaker_vectors,
-    r9y9_stack,
-    r9y9_upsampler,
-    transposed_upsampler,
-    waveglow_coupling,
-)
+from golden import Golden, diffwave_stack, diffwave_upsampler, waveglow_coupling
 from torch.nn import functional as F
 
-from fastwave.distributions import Gaussian, MixtureOfGaussians, MixtureOfLogistics, Softmax
+from fastwave.distributions import Gaussian, MixtureOfGaussians, MixtureOfLogistics
 from fastwave.losses import MultiResolutionSTFTLoss
 from fastwave.ops import heads
 from fastwave.ops.gated_stack import gated_stack_ref
 from fastwave.ops.upsample import upsample_ref
-from fastwave.ops.wavenet_sample import HeadSpec, initial_sampler_state, wavenet_sample_ref
 
-R9Y9 = {
-    "gaussian_local": Gaussian(),
-    "mixgauss3_local": MixtureOfGaussians(3),
-    "mol10_local": MixtureOfLogistics(10),
-    "mol10_local_global": MixtureOfLogistics(10),
-    "mulaw256_local": Softmax(256),
-}
-HEADS = {Gaussian: "gaussian", MixtureOfGaussians: "mixture_of_gaussians", MixtureOfLogistics: "mixture_of_logistics"}
 both_dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
-
-
-def r9y9(model, dtype):
-    return Golden(f"r9y9_wavenet_vocoder__{model}", dtype)
-
-
-def ksw0306_teacher(dtype):
-    golden = Golden("ksw0306_ClariNet__teacher_gaussian", dtype)
-    hparams = golden.hparams
-    k = hparams["kernel_size"]
-    dilations = [k**i for i in range(hparams["num_layers"])] * hparams["num_blocks"]
-    return golden, *ksw0306_stack(golden, width=32, kernel_size=k, dilations=dilations)
-
-
-def clarinet_upsampler(golden):
-    return transposed_upsampler(golden, ["upsample_conv.0", "upsample_conv.2"], golden.hparams["upsample_scales"])
 
 
 # gated_stack ---------------------------------------------------------------------------------------------------------
 
 
 @both_dtypes
-def test_clarinet_student(dtype):
-    golden = Golden("ksw0306_ClariNet__student_iaf", dtype)
-    hparams = golden.hparams["student"]
-    z = golden["in.z"]
-    mu_tot, log_sigma_tot = 0, 0
-    for i, blocks in enumerate(hparams["num_blocks_student"]):
-        dilations = [2**n for n in range(hparams["num_layers"])] * blocks
-        shape = dict(width=hparams["front_channels"], kernel_size=hparams["kernel_size"], dilations=dilations)
-        spec, weights = ksw0306_stack(golden, f"iafs.{i}.", **shape)
-        mu, log_sigma = gated_stack_ref(z, weights, spec, c=golden["out.c_up"])[..., :-1].chunk(2, 1)
-        mu_tot, log_sigma_tot = mu_tot * log_sigma.exp() + mu, log_sigma_tot + log_sigma
-        spec, _ = ksw0306_stack(golden, f"iafs.{i}.", **shape, epilogue="affine", delay="output")
-        z = gated_stack_ref(z, weights, spec, c=golden["out.c_up"])
-    golden.check(z, "generate")
-    golden.check(z, "x_student")
-    golden.check(mu_tot, "mu_tot")
-    golden.check(log_sigma_tot, "logs_tot")
-
-
-@both_dtypes
-def test_clarinet_teacher(dtype):
-    golden, spec, weights = ksw0306_teacher(dtype)
-    parameters = gated_stack_ref(golden["in.x"], weights, spec, c=golden["out.c_up"])
-    golden.check(parameters, "forward")
-    nll = -Gaussian().log_prob(parameters[..., :-1], golden["in.x"][:, 0, 1:], log_scale_min=-9.0)
-    golden.check(nll, "nll")
-
-
-@both_dtypes
 def test_diffwave(dtype):
     golden = Golden("lmnt__diffwave", dtype)
-    module = transposed_upsampler(golden, [f"spectrogram_upsampler.conv{i}" for i in (1, 2)], (16, 16))
+    module = diffwave_upsampler(golden)
     c = upsample_ref(golden["in.mel"], module.weights(), module.spec)
     golden.check(c, "upsampled")
 
@@ -143,107 +83,6 @@ def test_waveglow_forward(dtype):
     golden.check(torch.cat([*early, audio], 1), "z")
 
 
-@both_dtypes
-@pytest.mark.parametrize("model", R9Y9)
-def test_wavenet_vocoder(model, dtype):
-    golden, distribution = r9y9(model, dtype), R9Y9[model]
-    spec, weights = r9y9_stack(golden)
-    g = r9y9_speaker_vectors(golden, golden["in.g"]) if "in.g" in golden else None
-    if isinstance(distribution, Softmax):
-        wave = distribution.decode_table().to(dtype)[golden["in.x_index"]]
-        x = F.one_hot(golden["in.x_index"], 256).transpose(1, 2).to(dtype)
-    else:
-        x = golden["in.x"]
-        wave = x[:, 0]
-    parameters = gated_stack_ref(x, weights, spec, c=golden["out.c_up"], g=g)
-    golden.check(parameters, "forward")
-    nll = -distribution.log_prob(parameters[..., :-1], wave[:, 1:], golden.hparams["log_scale_min"])
-    golden.check(nll[..., None], "nll")
-
-
-# wavenet_sample ------------------------------------------------------------------------------------------------------
-
-
-def sampling_conditioning(golden, module, samples):
-    """The peers sampled from the first frames alone."""
-    frames = samples // module.spec.columns_per_frame + 2 * module.spec.context
-    return module(golden["in.c"][..., :frames])
-
-
-def test_sampling_clarinet_teacher():
-    golden, spec, weights = ksw0306_teacher(torch.float64)
-    noise = golden["in.ar_eps"][None, None]
-    c = sampling_conditioning(golden, clarinet_upsampler(golden), 96)[:1]
-    for name, temperature in (("ar", 1.0), ("ar_mean", 0.0)):
-        state = initial_sampler_state(spec, 1, dtype=noise.dtype)
-        wave, parameters = wavenet_sample_ref(
-            noise, weights, spec, HeadSpec(distribution="gaussian"), state=state, c=c, temperature=temperature
-        )
-        golden.check(wave[:, None], name)
-        golden.check(parameters, f"{name}_params")
-
-
-@both_dtypes
-@pytest.mark.parametrize("model", [model for model in R9Y9 if model != "mulaw256_local"])
-def test_sampling_wavenet_vocoder(model, dtype):
-    golden, distribution = r9y9(model, dtype), R9Y9[model]
-    spec, weights = r9y9_stack(golden)
-    draws = [golden[f"in.{name}"] for name in ("ar_u_mix", "ar_u_log", "ar_eps") if f"in.{name}" in golden]
-    noise = torch.cat([d if d.ndim == 3 else d[..., None] for d in draws], 2).permute(1, 2, 0)
-    batch = len(noise)
-    c = sampling_conditioning(golden, r9y9_upsampler(golden), noise.shape[2])
-    head = HeadSpec(distribution=HEADS[type(distribution)])
-    assert noise.shape[1] == head.noise_channels(spec.out_channels) == len(distribution.noise_kinds)
-    g = r9y9_speaker_vectors(golden, golden["in.g"][:batch]) if "in.g" in golden else None
-    for name, temperature in (("ar", 1.0), ("ar_mean", 0.0)):
-        state = initial_sampler_state(spec, batch, dtype=dtype)
-        wave, parameters = wavenet_sample_ref(
-            noise, weights, spec, head, state=state, c=c[:batch], g=g, temperature=temperature
-        )
-        golden.check(wave[:, None], name)
-        golden.check(parameters, f"{name}_params")
-
-
-@both_dtypes
-def test_sampling_wavenet_vocoder_softmax(dtype):
-    golden, distribution = r9y9("mulaw256_local", dtype), R9Y9["mulaw256_local"]
-    spec, weights = r9y9_stack(golden)
-    table = distribution.decode_table().to(dtype)
-    first = F.one_hot(torch.tensor(127), 256).to(dtype)
-    noise = golden["in.ar_u"].T[:, None]
-    c = sampling_conditioning(golden, r9y9_upsampler(golden), noise.shape[2])
-    for name, temperature in (("ar", 1.0), ("ar_mean", 0.0)):
-        wave, parameters = wavenet_sample_ref(
-            noise,
-            weights,
-            spec,
-            HeadSpec(distribution="softmax"),
-            state=initial_sampler_state(spec, len(noise), first, dtype=dtype),
-            c=c,
-            table=table,
-            temperature=temperature,
-        )
-        assert torch.equal(wave, table[golden[f"out.{name}_index"]])
-        if temperature:
-            golden.check(parameters, f"{name}_params")
-
-
-# upsample ------------------------------------------------------------------------------------------------------------
-
-
-@both_dtypes
-@pytest.mark.parametrize("model", ["clarinet", *R9Y9])
-def test_upsampler(model, dtype):
-    if model == "clarinet":
-        golden = Golden("ksw0306_ClariNet__teacher_gaussian", dtype)
-        module = clarinet_upsampler(golden)
-    else:
-        golden = r9y9(model, dtype)
-        module = r9y9_upsampler(golden)
-    golden.check(module(golden["in.c"]), "c_up")
-    golden.check(upsample_ref(golden["in.c"], module.weights(), module.spec), "c_up")
-
-
 # distributions -------------------------------------------------------------------------------------------------------
 
 
@@ -259,7 +98,7 @@ def test_upsampler(model, dtype):
     ],
 )
 def test_log_prob(parameters, name, distribution, log_scale_min, dtype):
-    golden = r9y9("functions", dtype)
+    golden = Golden("r9y9_wavenet_vocoder__functions", dtype)
     log_prob = distribution.log_prob(golden[f"in.{parameters}"], golden["in.y"][..., 0], log_scale_min)
     golden.check(-log_prob[..., None], name)
 
@@ -275,12 +114,22 @@ def test_log_prob(parameters, name, distribution, log_scale_min, dtype):
     ],
 )
 def test_draws(parameters, name, draw, dtype):
-    golden = r9y9("functions", dtype)
+    golden = Golden("r9y9_wavenet_vocoder__functions", dtype)
     mixing = {"mol": "in.u_mix", "g9": "in.u_mix3"}.get(parameters)
     last = golden["in.u_log" if parameters == "mol" else "in.eps"][:, None]
     components = golden[mixing].transpose(1, 2) if mixing else last.new_full(last.shape, 0.5)
     noise = last if parameters == "g2" else torch.cat([components, last], 1)
     golden.check(draw(golden[f"in.{parameters}"], noise, 1.0).clamp(-1, 1), name)
+
+
+@both_dtypes
+def test_clarinets_gaussian(dtype):
+    golden = Golden("ksw0306_ClariNet__functions", dtype)
+    parameters, x = golden["in.y_hat"], golden["in.y"][..., 0]
+    nll = -Gaussian().log_prob(parameters, x, log_scale_min=-9.0)
+    golden.check(nll, "gauss_nll")
+    golden.check(nll.mean(), "gauss_loss")
+    golden.check(heads.gaussian(parameters, golden["in.eps"][:, None], 1.0).clamp(-1, 1)[..., None], "gauss_sample")
 
 
 # losses --------------------------------------------------------------------------------------------------------------
