@@ -240,6 +240,20 @@ void Sampler<T>::add_tap(int64_t l, int64_t tap, int64_t start, int64_t t, int64
     product<T>(panels, steps * p.rows, &segment, 1, init, StorePlain{out, false});
 }
 
+// out = bias + W x for a matrix of `panels` panels and an x that is mostly zeros, one-hot say.
+static void sparse_product(int64_t panels, const float* weight, const float* bias, int64_t depth, const float* x,
+                           float* out) {
+    memcpy(out, bias, panels * panel * sizeof(float));
+    for (int64_t k = 0; k < depth; ++k) {
+        if (x[k] == 0.f) continue;
+        for (int64_t p = 0; p < panels; ++p)
+            for (int v = 0; v < vectors; ++v) {
+                float* to = out + p * panel + v * width;
+                store(to, fma(load(weight + (p * depth + k) * panel + v * width), splat(x[k]), load(to)));
+            }
+    }
+}
+
 template <class T>
 void Sampler<T>::step(int64_t start, int64_t t, int64_t end) {
     const int64_t rows = p.rows;
@@ -254,8 +268,14 @@ void Sampler<T>::step(int64_t start, int64_t t, int64_t end) {
         z[row] = b.z + row * padded(s.gate);
         skip[row] = b.skip + row * padded(s.skip ? s.skip : s.residual);
     }
-    const Segment front = {weights_.front, s.front_width * s.in_channels, x};
-    product<Float32>({0, b.residual / panel}, rows, &front, 1, init, StorePlain{h, s.front_relu});
+    const int64_t front_panels = b.residual / panel, front_depth = s.front_width * s.in_channels;
+    if (s.in_channels > 1 && !s.front_relu) {
+        for (int64_t row = 0; row < rows; ++row)
+            sparse_product(front_panels, weights_.front, weights_.front_bias, front_depth, x[row], h[row]);
+    } else {
+        const Segment front = {weights_.front, front_depth, x};
+        product<Float32>({0, front_panels}, rows, &front, 1, init, StorePlain{h, s.front_relu});
+    }
 
     const int64_t tap_words = matrix_words(T::dtype, b.gate_rows, s.residual);
     for (int64_t l = 0; l < s.layers; ++l) {
