@@ -8,10 +8,10 @@ namespace fastwave {
 
 namespace {
 
-constexpr int spins_per_yield = 256;        // a few microseconds
-constexpr int yields = 64;                  // of an idle helper before it sleeps
-constexpr int spins_to_join = 200;          // that the leader gives a helper
-constexpr int stall = 4 * spins_per_yield;  // turns of the leader, some tens of microseconds
+constexpr int spins_per_yield = 256;         // a few microseconds
+constexpr int yields = 64;                   // of an idle helper before it sleeps
+constexpr int spins_to_join = 200;           // that the leader gives a helper
+constexpr int stall = 32 * spins_per_yield;  // turns of the leader: a helper is late by more than its work
 constexpr int64_t shortest_penalty = 16, longest_penalty = 1 << 10, many = 64;  // jobs
 constexpr int64_t shortest_sleep = 64;      // splits before a sleeping helper is woken,
 constexpr int64_t longest_sleep = 1 << 16;  // doubled as long as it has been of no help
