@@ -8,7 +8,7 @@ from fastwave.ops.gated_stack import GatedStackSpec
 
 __all__ = ["check_threads", "choose_threads"]
 
-SPLIT_BYTES = 32 * 1024  # of weights that a thread reads between two meetings, for the meeting to pay
+SPLIT_BYTES = 16 * 1024  # of weights that a thread reads between two meetings, for the meeting to pay
 SPLIT_PRODUCTS = 200_000  # multiply-adds that it does, likewise
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
 
