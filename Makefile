@@ -26,8 +26,8 @@ cuda: .venv/venv.stamp
 	$(BIN)/cmake --build build-cuda --target _cuda
 	PYTHONPATH=build-cuda $(BIN)/python -c "import _cuda; print('CUDA devices:', _cuda.devices())"
 
-# The tables of README.md, from benchmarks/results/.
-bench-report: .venv/test.stamp .venv/build.stamp
+# The tables of README.md and docs/kernels.md, and the plots, from benchmarks/results/.
+bench-report: .venv/bench.stamp .venv/build.stamp
 	$(BIN)/python -m benchmarks.report
 
 clean:
@@ -43,6 +43,6 @@ clean:
 	$(BIN)/python setup.py -q build_ext --inplace
 	touch $@
 
-.venv/plot.stamp .venv/test.stamp: .venv/%.stamp: .venv/venv.stamp pyproject.toml | .venv/build.stamp
+.venv/bench.stamp .venv/plot.stamp .venv/test.stamp: .venv/%.stamp: .venv/venv.stamp pyproject.toml | .venv/build.stamp
 	$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e .[$*]
 	touch $@

@@ -1,24 +1,38 @@
-"""A WaveNet sampled incrementally in PyTorch, as a careful user would write it: what the kernels are compared with."""
+"""The models in PyTorch, in float32, as a careful user would write them: what the kernels are compared with."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+import io
+import warnings
+from collections.abc import Callable
 
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fastwave.layers import GatedStack
 from fastwave.models import WaveNet
 from fastwave.ops import heads
 
-__all__ = ["IncrementalWaveNet"]
+__all__ = ["ConvolutionStacks", "IncrementalWaveNet", "onnx_runtime"]
+
+
+def _linear(bias: Tensor, weight: Tensor, x: Tensor) -> Tensor:
+    """W x + b for one vector or a batch of them; one is faster as a matrix-vector product."""
+    return torch.addmv(bias, weight, x) if x.dim() == 1 else torch.addmm(bias, x, weight.T)
 
 
 class IncrementalWaveNet:
-    """One utterance, one sample at a time, nothing computed twice.
+    """Sampled one sample at a time, nothing computed twice.
 
     Each layer keeps its past inputs in a ring; conditioning is projected for the whole utterance at once; all taps of a
-    layer are one matrix-vector product, residual and skip another.
+    layer are one matrix product, residual and skip another.
+
+    Args:
+        compiled: the step of one sample goes through torch.compile.
     """
 
-    def __init__(self, model: WaveNet):
+    def __init__(self, model: WaveNet, compiled: bool = False):
         self.spec, self.head, self.first = model.stack.spec, model.config.head_spec(), model.first_input()
         self.table = model.distribution.decode_table() if self.head.distribution == "softmax" else None
         weights, spec = model.stack.weights(), self.spec
@@ -34,45 +48,130 @@ class IncrementalWaveNet:
         self.out_bias = [torch.cat([scale * weights.residual_bias[i], weights.skip_bias[i]]) for i in range(last)]
         self.out_bias.append(weights.skip_bias[last])
         self.heads = list(zip(weights.head, weights.head_bias, spec.head_relu, strict=True))
+        self.compiled, self.step = compiled, torch.compile(self._step) if compiled else self._step
 
     @torch.inference_mode()
     def generate(self, noise: Tensor, c: Tensor) -> Tensor:
-        """noise (1, noise channels, samples) and conditioning columns (1, cond_channels, columns) -> (1, samples)."""
-        spec, g, r = self.spec, self.spec.gate_channels, self.spec.residual_channels
-        noise = noise.transpose(1, 2).contiguous()  # (1, samples, noise channels)
-        projected = [torch.addmm(b, c[0].T, w.T) for b, w in zip(self.conv_bias, self.cond, strict=True)]
-        rings = [noise.new_zeros((spec.kernel_size - 1) * d, r) for d in spec.dilations]
-        window = noise.new_zeros(spec.front_width * spec.in_channels)
-        window[-spec.in_channels :] = self.first
-        samples = noise.new_empty(1, noise.shape[1])
-        for t in range(noise.shape[1]):
-            h = torch.addmv(self.front_bias, self.front, window)
-            h = h.relu() if spec.front_relu else h
-            skip, column = None, t // spec.cond_repeat
-            for i, ring in enumerate(rings):
-                past = [ring[(t + j * spec.dilations[i]) % len(ring)] for j in range(spec.kernel_size - 1)]
-                a = torch.addmv(projected[i][column], self.conv[i], torch.cat([*past, h]))
-                past[0].copy_(h)  # the oldest makes room
-                out = torch.addmv(self.out_bias[i], self.out[i], a[:g].tanh() * a[g:].sigmoid())
-                skip = out[-spec.skip_channels :] if skip is None else skip + out[-spec.skip_channels :]
-                if i + 1 < spec.layers:
-                    h = torch.add(out[:r], h, alpha=spec.residual_scale)
-            for weight, bias, relu in self.heads:
-                skip = torch.addmv(bias, weight, skip.relu() if relu else skip)
-            samples[0, t], fed = self._draw(skip[None], noise[:, t])
-            window = torch.cat([window[spec.in_channels :], fed])
-        return samples
+        """noise (batch, noise channels, samples), conditioning (batch, cond_channels, columns) -> (batch, samples)."""
+        spec, batch = self.spec, len(noise)
+        rows = () if batch == 1 else (batch,)
+        noise = noise.permute(2, 0, 1).contiguous()  # (samples, batch, noise channels)
+        columns = c.permute(2, 0, 1).reshape(c.shape[2], *rows, -1)
+        pairs = zip(self.conv_bias, self.cond, strict=True)
+        projected = torch.stack([F.linear(columns, w, b) for b, w in pairs], 1)  # (columns, L, ..., 2G)
+        past = spec.kernel_size - 1
+        rings = [noise.new_zeros(past * d, *rows, spec.residual_channels) for d in spec.dilations]
+        window = noise.new_zeros(*rows, spec.front_width * spec.in_channels)
+        window[..., -spec.in_channels :] = self.first
+        samples = noise.new_empty(len(noise), batch)
+        for t in range(len(noise)):
+            # where in its layer's ring each past tap stands, oldest first
+            places = [[(t + j * d) % (past * d) for j in range(past)] for d in spec.dilations]
+            places = torch.tensor(places) if self.compiled else places
+            samples[t], window = self.step(window, rings, places, projected[t // spec.cond_repeat], noise[t])
+        return samples.T
+
+    def _with_past(self, h: Tensor, ring: Tensor, places: list[int] | Tensor) -> Tensor:
+        """A layer's taps, oldest first, and h into the ring in the oldest one's place."""
+        if self.compiled:  # compiled once for all places
+            taps = torch.cat([*ring.index_select(0, places), h], -1)
+            ring.index_copy_(0, places[:1], h[None])
+        else:
+            past = [ring[place] for place in places]
+            taps = torch.cat([*past, h], -1)
+            past[0].copy_(h)
+        return taps
+
+    def _step(self, window: Tensor, rings: list[Tensor], places, projected: Tensor, noise: Tensor):
+        """One sample of each row (batch,), and the window after it; the rings are updated in place."""
+        spec, g, s = self.spec, self.spec.gate_channels, self.spec.skip_channels
+        h = _linear(self.front_bias, self.front, window)
+        h = h.relu() if spec.front_relu else h
+        skip = 0
+        for i, ring in enumerate(rings):
+            a = _linear(projected[i], self.conv[i], self._with_past(h, ring, places[i]))
+            out = _linear(self.out_bias[i], self.out[i], a[..., :g].tanh() * a[..., g:].sigmoid())
+            skip = skip + out[..., -s:]
+            if i + 1 < spec.layers:
+                h = torch.add(out[..., :-s], h, alpha=spec.residual_scale)
+        for weight, bias, relu in self.heads:
+            skip = _linear(bias, weight, skip.relu() if relu else skip)
+        x, fed = self._draw(skip.view(len(noise), -1), noise)
+        return x, torch.cat([window[..., spec.in_channels :], fed.view(*window.shape[:-1], -1)], -1)
 
     def _draw(self, parameters: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """The sample, and what the network reads of it."""
+        """The samples (batch,), and what the network reads of them."""
         if self.table is None:
             x = getattr(heads, self.head.distribution)(parameters, noise, 1.0, self.head.log_scale_min)
             x = x.clamp(-self.head.clamp, self.head.clamp)
-            return x[0], x
+            return x, x
         index = heads.softmax_index(parameters, noise, 1.0)
         x = self.table[index]
-        if self.spec.in_channels == 1:
-            return x[0], x
-        one_hot = x.new_zeros(self.spec.in_channels)
-        one_hot[index] = 1
-        return x[0], one_hot
+        return x, x if self.spec.in_channels == 1 else F.one_hot(index, self.spec.in_channels).to(x)
+
+
+class ConvolutionStacks(nn.Module):
+    """Gated stacks one after the other, written with dilated convolutions as public code has them.
+
+    For long utterances that is faster in PyTorch than the matrix products of gated_stack_ref.
+    """
+
+    def __init__(self, stacks: list[GatedStack]):
+        super().__init__()
+        self.stacks = [(stack.spec, stack.weights()) for stack in stacks]
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        """x (batch, in_channels, time), c (batch, cond_channels, columns) -> (batch, out_channels, time)."""
+        for spec, weights in self.stacks:
+            x = self._stack(spec, weights, x, c)
+        return x
+
+    def _stack(self, spec, weights, x: Tensor, c: Tensor) -> Tensor:
+        def convolution(h: Tensor, weight: Tensor, bias: Tensor, dilation: int, causal: bool) -> Tensor:
+            reach = (weight.shape[-1] - 1) * dilation
+            padded = F.pad(h, (reach, 0) if causal else (reach // 2, reach // 2))
+            return F.conv1d(padded, weight, bias, dilation=dilation)
+
+        def product(h: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+            return F.conv1d(h, weight[..., None], bias)
+
+        delayed = F.pad(x[..., :-1], (1, 0)) if spec.delay == "input" else x
+        h = convolution(delayed, weights.front, weights.front_bias, 1, spec.front_causal)
+        h = h.relu() if spec.front_relu else h
+        skip = 0
+        for i, dilation in enumerate(spec.dilations):
+            conditioning = product(c, weights.cond[i])
+            if spec.cond_repeat > 1:
+                conditioning = conditioning.repeat_interleave(spec.cond_repeat, -1)
+            a = convolution(h, weights.conv[i], weights.conv_bias[i], dilation, spec.causal) + conditioning
+            a_filter, a_gate = a.chunk(2, 1)
+            z = a_filter.tanh() * a_gate.sigmoid()
+            skip = skip + product(z, weights.skip[i], weights.skip_bias[i])
+            if i + 1 < spec.layers:
+                h = (h + product(z, weights.residual[i], weights.residual_bias[i])) * spec.residual_scale
+        for weight, bias, relu in zip(weights.head, weights.head_bias, spec.head_relu, strict=True):
+            skip = product(skip.relu() if relu else skip, weight, bias)
+        if spec.epilogue == "none":
+            return skip
+        mu, log_sigma = skip.chunk(2, 1) if spec.epilogue_order == "mu" else skip.chunk(2, 1)[::-1]
+        return x * log_sigma.exp() + mu
+
+
+def onnx_runtime(module: nn.Module, inputs: tuple[Tensor, ...], threads: int) -> Callable[[], Tensor]:
+    """The module's result on those inputs, from ONNX Runtime.
+
+    Raises:
+        ModuleNotFoundError: onnx or onnxruntime is not installed.
+    """
+    import onnx  # noqa: F401  the exporter needs it, and would say so late
+    import onnxruntime
+
+    file, names = io.BytesIO(), [f"input_{i}" for i in range(len(inputs))]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter that needs no further package is the older one, and says so
+        torch.onnx.export(module, inputs, file, input_names=names, dynamo=False)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(file.getvalue(), options, providers=["CPUExecutionProvider"])
+    named = {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)}
+    return lambda: torch.from_numpy(session.run(None, named)[0])

@@ -1,12 +1,13 @@
-"""What is measured. A case is a line of CASES: a name, what it is, and a workload made from a model's shape.
+"""What is measured. A case is a line of CASES: a name, types, threads, and a workload made from a model's shape.
 
-A workload has a ``sample_rate``, a ``unit`` that its numbers of samples are multiples of, the ``work`` of one sample,
-and gives two functions to time: ``kernels`` and, with the same weights in PyTorch, ``baseline``.
+A workload has a ``sample_rate``, a ``batch``, a ``unit`` that its numbers of samples per row are multiples of, and the
+``work`` of one sample; and it gives functions to time: ``kernels`` and, the same weights in float32, ``baselines``.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Protocol
 
@@ -14,34 +15,45 @@ import torch
 from torch import Tensor
 
 import fastwave
-from benchmarks.baseline import IncrementalWaveNet
+from benchmarks.baseline import ConvolutionStacks, IncrementalWaveNet, onnx_runtime
 from benchmarks.ceilings import Work, sampler_work, stack_work
 from fastwave import noise
 from fastwave.audio import MelSpec
 from fastwave.layers import GatedStack
 from fastwave.models import ClariNetStudent, ClariNetStudentConfig, WaveNet, WaveNetConfig
 from fastwave.ops.gated_stack import GatedStackSpec, gated_stack
+from fastwave.ops.rounding import DTYPES
 from fastwave.ops.wavenet_sample import initial_sampler_state, wavenet_sample
 from fastwave.pack import pack_gated_stack
 
 __all__ = ["CASES", "Case", "FirstChunk", "Sampler", "Stacks", "Voice", "Workload"]
 
+PYTORCH, COMPILED, ONNX = "PyTorch", "torch.compile", "ONNX Runtime"
+
+Run = Callable[[], object]
+
 
 class Workload(Protocol):
     sample_rate: int
+    batch: int
     unit: int
-    work: Work
 
-    def kernels(self, samples: int, threads: int) -> Callable[[], object]:
-        """A function that makes so many samples on the kernels."""
+    def work(self, dtype: str) -> Work:
+        """The least work of one sample."""
 
-    def baseline(self, samples: int) -> Callable[[], object]:
-        """A function that makes so many samples in PyTorch."""
+    def kernels(self, samples: int, dtype: str, threads: int) -> Run:
+        """A function that makes so many samples of each row on the kernels."""
+
+    def baselines(self, threads: int) -> dict[str, Callable[[int], Run]]:
+        """For each rival, what makes a function that makes so many samples of each row; PyTorch is the first.
+
+        One that cannot run here raises ImportError or RuntimeError.
+        """
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Case:
-    """One row of the table.
+    """Rows of the table: one for each type and number of threads.
 
     Attributes:
         make: builds the workload; raises FileNotFoundError where it lacks a voice.
@@ -51,105 +63,145 @@ class Case:
     name: str
     about: str
     make: Callable[[], Workload]
+    dtypes: tuple[str, ...] = DTYPES
+    threads: tuple[int, ...] = (1,)
     latency: bool = False
 
 
-def _noise(kinds: tuple[str, ...], samples: int) -> Tensor:
-    return noise.draw(kinds, 0, 1, 0, samples)
+def _noise(kinds: tuple[str, ...], samples: int, batch: int = 1) -> Tensor:
+    return noise.draw(kinds, 0, batch, 0, samples)
+
+
+def _typed(spec: GatedStackSpec, dtype: str) -> GatedStackSpec:
+    return dataclasses.replace(spec, dtype=dtype)
+
+
+def _stacks_work(specs: list[GatedStackSpec], dtype: str) -> Work:
+    return sum((stack_work(_typed(spec, dtype)) for spec in specs), Work(operations={}))
 
 
 class Sampler:
-    """wavenet_sample: one utterance, conditioning columns given, random weights."""
+    """wavenet_sample: utterances side by side, conditioning columns given, random weights."""
 
-    def __init__(self, config: WaveNetConfig):
+    def __init__(self, config: WaveNetConfig, batch: int = 1):
         torch.manual_seed(0)
-        self.model = WaveNet(config).requires_grad_(False)
+        self.model, self.batch = WaveNet(config).requires_grad_(False), batch
         self.spec, self.sample_rate, self.unit = self.model.stack.spec, config.mel.sample_rate, config.cond_repeat
-        self.work = sampler_work(self.spec)
+
+    def work(self, dtype: str) -> Work:
+        return sampler_work(_typed(self.spec, dtype))
 
     def _inputs(self, samples: int) -> tuple[Tensor, Tensor]:
-        return _noise(self.model.noise_kinds, samples), torch.rand(1, self.spec.cond_channels, samples // self.unit)
+        c = torch.rand(self.batch, self.spec.cond_channels, samples // self.unit)
+        return _noise(self.model.noise_kinds, samples, self.batch), c
 
-    def kernels(self, samples: int, threads: int) -> Callable[[], object]:
-        weights, head = pack_gated_stack(self.model.stack.weights(), self.spec), self.model.config.head_spec()
+    def kernels(self, samples: int, dtype: str, threads: int) -> Run:
+        spec, head = _typed(self.spec, dtype), self.model.config.head_spec()
+        weights = pack_gated_stack(self.model.stack.weights(), spec)
         table = self.model.distribution.decode_table() if head.distribution == "softmax" else None
-        state = initial_sampler_state(self.spec, 1, self.model.first_input())
+        state = initial_sampler_state(spec, self.batch, self.model.first_input())
         z, c = self._inputs(samples)
-        return lambda: wavenet_sample(z, weights, self.spec, head, state=state, c=c, table=table, threads=threads)
+        return lambda: wavenet_sample(z, weights, spec, head, state=state, c=c, table=table, threads=threads)
 
-    def baseline(self, samples: int) -> Callable[[], object]:
-        sampler, (z, c) = IncrementalWaveNet(self.model), self._inputs(samples)
-        return lambda: sampler.generate(z, c)
+    @functools.cached_property
+    def _compiled(self) -> IncrementalWaveNet:
+        return IncrementalWaveNet(self.model, compiled=True)
+
+    def baselines(self, threads: int) -> dict[str, Callable[[int], Run]]:
+        def run(sampler: IncrementalWaveNet, samples: int) -> Run:
+            z, c = self._inputs(samples)
+            return lambda: sampler.generate(z, c)
+
+        return {
+            PYTORCH: lambda samples: run(IncrementalWaveNet(self.model), samples),
+            COMPILED: lambda samples: run(self._compiled, samples),
+        }
 
 
 class Stacks:
     """gated_stack: one long utterance through one stack after the other, conditioning given, random weights."""
 
+    batch = 1
+
     def __init__(self, specs: list[GatedStackSpec], sample_rate: int):
         torch.manual_seed(0)
-        self.stacks = [GatedStack(spec).requires_grad_(False) for spec in specs]
-        self.sample_rate, self.unit = sample_rate, specs[0].cond_repeat
-        self.work = sum(map(stack_work, specs), Work(operations=0))
+        self.specs, self.stacks = specs, [GatedStack(spec).requires_grad_(False) for spec in specs]
+        self.sample_rate, self.unit = sample_rate, 8192 * specs[0].cond_repeat
+        self.convolutions = ConvolutionStacks(self.stacks)
+
+    def work(self, dtype: str) -> Work:
+        return _stacks_work(self.specs, dtype)
 
     def _inputs(self, samples: int) -> tuple[Tensor, Tensor]:
-        return torch.randn(1, 1, samples), torch.rand(1, self.stacks[0].spec.cond_channels, samples // self.unit)
+        spec = self.specs[0]
+        return torch.randn(1, 1, samples), torch.rand(1, spec.cond_channels, samples // spec.cond_repeat)
 
-    def kernels(self, samples: int, threads: int) -> Callable[[], object]:
-        packed = [(stack.spec, pack_gated_stack(stack.weights(), stack.spec)) for stack in self.stacks]
+    def kernels(self, samples: int, dtype: str, threads: int) -> Run:
+        specs = [_typed(spec, dtype) for spec in self.specs]
+        packed = [pack_gated_stack(stack.weights(), spec) for stack, spec in zip(self.stacks, specs, strict=True)]
         x, c = self._inputs(samples)
 
         def run() -> Tensor:
             y = x
-            for spec, weights in packed:
+            for spec, weights in zip(specs, packed, strict=True):
                 y = gated_stack(y, weights, spec, c=c, threads=threads)
             return y
 
         return run
 
-    def baseline(self, samples: int) -> Callable[[], object]:
-        x, c = self._inputs(samples)
+    @functools.cached_property
+    def _compiled(self) -> Callable[[Tensor, Tensor], Tensor]:
+        return torch.compile(self.convolutions, dynamic=False)  # faster code than for all lengths
 
-        @torch.inference_mode()
-        def run() -> Tensor:
-            y = x
-            for stack in self.stacks:
-                y = stack(y, c)
-            return y
+    def baselines(self, threads: int) -> dict[str, Callable[[int], Run]]:
+        def run(stacks: Callable[[Tensor, Tensor], Tensor], samples: int) -> Run:
+            x, c = self._inputs(samples)
+            return torch.inference_mode()(lambda: stacks(x, c))
 
-        return run
+        return {
+            PYTORCH: lambda samples: run(self.convolutions, samples),
+            COMPILED: lambda samples: run(self._compiled, samples),
+            ONNX: lambda samples: onnx_runtime(self.convolutions, self._inputs(samples), threads),
+        }
 
 
 class Voice:
     """Vocoder.generate with a bundled voice: mel to waveform, upsampler and noise included (but not in ``work``)."""
 
+    batch = 1
+
     def __init__(self, name: str):
         self.name, self.model = name, fastwave.load(name).model
         mel = self.model.config.mel
         self.sample_rate, self.unit, self.bands = mel.sample_rate, mel.hop_length, mel.n_mels
+
+    def work(self, dtype: str) -> Work:
         if isinstance(self.model, WaveNet):
-            self.work = sampler_work(self.model.stack.spec)
-        else:
-            self.work = sum((stack_work(flow.spec) for flow in self.model.flows), Work(operations=0))
+            return sampler_work(_typed(self.model.stack.spec, dtype))
+        return _stacks_work([flow.spec for flow in self.model.flows], dtype)
 
     def _mel(self, samples: int) -> Tensor:
         torch.manual_seed(0)
         return torch.rand(1, self.bands, samples // self.unit)
 
-    def kernels(self, samples: int, threads: int) -> Callable[[], object]:
-        vocoder, mel = fastwave.load(self.name, threads=threads), self._mel(samples)
+    def kernels(self, samples: int, dtype: str, threads: int) -> Run:
+        vocoder, mel = fastwave.load(self.name, dtype=dtype, threads=threads), self._mel(samples)
         return lambda: vocoder.generate(mel)
 
-    def baseline(self, samples: int) -> Callable[[], object]:
-        mel = self._mel(samples)
-        if not isinstance(self.model, WaveNet):
-            return lambda: self.model.generate(mel)
-        sampler = IncrementalWaveNet(self.model)
+    def baselines(self, threads: int) -> dict[str, Callable[[int], Run]]:
+        network = (
+            IncrementalWaveNet(self.model).generate
+            if isinstance(self.model, WaveNet)
+            else ConvolutionStacks(list(self.model.flows))
+        )
 
-        @torch.inference_mode()
-        def run() -> Tensor:
-            return sampler.generate(_noise(self.model.noise_kinds, samples), self.model.condition(mel))
+        def make(samples: int) -> Run:
+            mel = self._mel(samples)
+            return torch.inference_mode()(
+                lambda: network(_noise(self.model.noise_kinds, samples), self.model.condition(mel))
+            )
 
-        return run
+        return {PYTORCH: make}
 
 
 class FirstChunk:
@@ -158,16 +210,20 @@ class FirstChunk:
     The baseline makes that frame alone with the model itself.
     """
 
+    batch = 1
+
     def __init__(self, config: ClariNetStudentConfig):
         torch.manual_seed(0)
         self.model = ClariNetStudent(config).requires_grad_(False).eval()
         self.sample_rate, self.unit = config.mel.sample_rate, config.mel.hop_length
-        self.work = sum(map(stack_work, config.stack_specs()), Work(operations=0))
         frames = self.model.upsampler.spec.reach + 1
         self.mel = torch.rand(1, config.mel.n_mels, frames)
 
-    def kernels(self, samples: int, threads: int) -> Callable[[], object]:
-        vocoder = fastwave.Vocoder(self.model, threads=threads)
+    def work(self, dtype: str) -> Work:
+        return _stacks_work(self.model.config.stack_specs(), dtype)
+
+    def kernels(self, samples: int, dtype: str, threads: int) -> Run:
+        vocoder = fastwave.Vocoder(self.model, dtype=dtype, threads=threads)
 
         def run() -> None:
             for _ in range(samples // self.unit):
@@ -175,12 +231,15 @@ class FirstChunk:
 
         return run
 
-    def baseline(self, samples: int) -> Callable[[], object]:
-        def run() -> None:
-            for _ in range(samples // self.unit):
-                self.model.generate(self.mel[..., :1])
+    def baselines(self, threads: int) -> dict[str, Callable[[int], Run]]:
+        def make(samples: int) -> Run:
+            def run() -> None:
+                for _ in range(samples // self.unit):
+                    self.model.generate(self.mel[..., :1])
 
-        return run
+            return run
+
+        return {PYTORCH: make}
 
 
 STUDENT_1 = ClariNetStudentConfig.student_1()
@@ -212,13 +271,28 @@ PARALLEL_WAVEGAN = GatedStackSpec(
     head_relu=(True, True),
 )
 
+FLOATS = ("float32", "bfloat16")
+
 CASES = (
     Case(
         name="teacher",
         about="ClariNet's Gaussian WaveNet, 20 layers x 128, 24 kHz",
         make=lambda: Sampler(WaveNetConfig.clarinet()),
+        threads=(1, 2),
     ),
-    Case(name="lj-teacher", about="the voice lj-teacher, mel to waveform", make=lambda: Voice("lj-teacher")),
+    Case(
+        name="teacher-batch-8",
+        about="the same, 8 utterances side by side",
+        make=lambda: Sampler(WaveNetConfig.clarinet(), batch=8),
+        dtypes=FLOATS,
+        threads=(2,),
+    ),
+    Case(
+        name="lj-teacher",
+        about="the voice lj-teacher, mel to waveform",
+        make=lambda: Voice("lj-teacher"),
+        dtypes=FLOATS,
+    ),
     Case(
         name="r9y9-mol",
         about="r9y9's mixture of logistics, 24 layers x 128, kernel 3, 22.05 kHz",
@@ -239,22 +313,27 @@ CASES = (
                 **R9Y9,
             )
         ),
+        dtypes=("float32", "int8"),
     ),
-    Case(name="lj", about="the voice lj, mel to waveform", make=lambda: Voice("lj")),
+    Case(name="lj", about="the voice lj, mel to waveform", make=lambda: Voice("lj"), dtypes=FLOATS),
     Case(
         name="student-1",
         about="ClariNet's student: 6 flows, 60 layers x 64, kernel 3, 24 kHz",
         make=lambda: Stacks(STUDENT_1.stack_specs(), STUDENT_1.mel.sample_rate),
+        dtypes=FLOATS,
+        threads=(1, 2),
     ),
     Case(
         name="student-1-stream",
         about="the same, first 300 samples of a stream",
         make=lambda: FirstChunk(STUDENT_1),
+        dtypes=FLOATS,
         latency=True,
     ),
     Case(
         name="parallel-wavegan",
         about="Parallel WaveGAN's generator: 30 layers x 64, kernel 3, 22.05 kHz",
         make=lambda: Stacks([PARALLEL_WAVEGAN], 22050),
+        dtypes=FLOATS,
     ),
 )

@@ -1,11 +1,14 @@
-"""What one core can do at best, measured; and the least work that a result takes, counted."""
+"""What the processor can do at best, measured; and the least work that a result takes, counted."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
 import math
+import threading
 import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -13,33 +16,54 @@ import torch
 from fastwave import _cpu
 from fastwave.ops.custom import capsule
 from fastwave.ops.gated_stack import GatedStackSpec
+from fastwave.ops.rounding import DTYPES
 
 __all__ = ["Ceilings", "Work", "measure_ceilings", "sampler_work", "stack_work"]
 
 USUAL_CACHES = {"l2": 2**20, "l3": 2**25}  # bytes, where the system does not tell
-TRIALS = 50  # of about a millisecond; the best counts: whatever else the machine does only lowers a ceiling
+TRIALS = 30  # of a millisecond or a few; the best counts: whatever else the machine does only lowers a ceiling
 TRANSCENDENTAL = 20  # floating-point operations of an exp, a tanh or a sigmoid
-AHEAD = 8  # samples: a tap at least that old is a matrix product over several of them
+GROUP = 8  # rows of a batch that wavenet_sample takes in lockstep, at most
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ceilings:
-    """Of one core, in float32.
+    """Of so many cores that work at once.
 
     Attributes:
-        operations: floating-point operations per second, a multiply-add being two.
-        caches: bytes that each cache holds, from the second level on.
-        bandwidth: bytes read per second from each of them, and from memory.
+        threads: the number of cores.
+        operations: of all together per second, in each type; a multiply-add is two.
+        caches: bytes that each cache holds, from the second level on; that is one core's own, the others are shared.
+        bandwidth: bytes read per second from each of them, and from memory, by all cores together.
     """
 
-    operations: float
+    threads: int
+    operations: dict[str, float]
     caches: dict[str, int]
     bandwidth: dict[str, float]
 
-    def seconds(self, work: Work) -> float:
-        """The least time that the work takes: weights streamed from where they all fit, then the arithmetic."""
-        level = next((name for name, size in self.caches.items() if work.weights <= size), "memory")
-        return work.streamed / self.bandwidth[level] + work.operations / self.operations
+    def limit(self, work: Work, batch: int = 1) -> float:
+        """Samples per second of a batch at the least, in the kernels' order: rows are split over the threads first.
+
+        Reading and arithmetic may overlap fully, so the longer one counts; each weight is read once for all rows in
+        lockstep, and from the fastest cache that can keep it.
+        """
+        rows = min(GROUP, -(-batch // self.threads))
+        groups = -(-batch // rows)
+        teams = min(groups, self.threads)  # each has its share of the machine, and reads all the weights
+        arithmetic = rows * sum(amount / self.operations[dtype] for dtype, amount in work.operations.items())
+        step = teams * max(self._reading(work.streamed, teams), arithmetic)
+        return batch / (step * -(-groups // teams))
+
+    def _reading(self, left: float, teams: int) -> float:
+        """The least time in which all cores together read so many bytes, which a team keeps in its caches."""
+        elapsed = 0.0
+        for level, bandwidth in self.bandwidth.items():
+            own = level == next(iter(self.caches))
+            held = self.caches.get(level, math.inf) * (self.threads / teams if own else 1)
+            elapsed += min(left, held) / bandwidth
+            left -= min(left, held)
+        return elapsed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,21 +71,17 @@ class Work:
     """Of one sample, on average.
 
     Attributes:
-        operations: floating-point operations on data at hand.
-        streamed: bytes of weights that are read for this sample alone; the arithmetic on them hides behind the reading.
-        weights: bytes of all weights that take turns in the cache.
+        operations: in each type.
+        streamed: bytes of weights that cannot wait to be read for later samples too.
     """
 
-    operations: float
+    operations: dict[str, float]
     streamed: float = 0
-    weights: float = 0
 
     def __add__(self, other: Work) -> Work:
-        return Work(
-            operations=self.operations + other.operations,
-            streamed=self.streamed + other.streamed,
-            weights=self.weights + other.weights,
-        )
+        operations = Counter(self.operations)
+        operations.update(other.operations)
+        return Work(operations=dict(operations), streamed=self.streamed + other.streamed)
 
 
 def find_caches() -> dict[str, int]:
@@ -74,83 +94,102 @@ def find_caches() -> dict[str, int]:
     return caches or USUAL_CACHES
 
 
-def measure_ceilings() -> Ceilings:
-    """Measures this core: multiply-adds on registers, and reads of buffers of half of each cache and of far more."""
+def measure_ceilings(threads: int) -> Ceilings:
+    """Measures so many cores at once: multiply-adds on registers, and reads of half of each cache and of far more."""
+    barrier = threading.Barrier(threads)
 
-    def best(run, amount: float) -> float:
+    def timed(run) -> tuple[float, float]:
+        barrier.wait()
+        start = time.perf_counter()
+        run()
+        return start, time.perf_counter()
+
+    def best(runs, amount: float) -> float:
         elapsed = []
         for _ in range(TRIALS):
-            start = time.perf_counter()
-            run()
-            elapsed.append(time.perf_counter() - start)
-        return amount / min(elapsed)
+            starts, ends = zip(*pool.map(timed, runs), strict=True)
+            elapsed.append(max(ends) - min(starts))
+        return threads * amount / min(elapsed)
 
-    rounds = 10**5
-    operations = best(lambda: _cpu.peak(rounds), 2 * _cpu.peak(rounds))
-    caches, bandwidth = find_caches(), {}
-    buffers = {level: size // 2 for level, size in caches.items()} | {"memory": 8 * max(caches.values())}
-    for level, size in buffers.items():
-        data, times = torch.ones(size // 512 * 128), max(1, 2**27 // size)
-        bandwidth[level] = best(lambda data=data, times=times: _cpu.read(capsule(data), times), data.nbytes * times)
-    return Ceilings(operations=operations, caches=caches, bandwidth=bandwidth)
+    rounds, operations, caches, bandwidth = 2 * 10**5, {}, find_caches(), {}
+    first, *shared = caches
+    buffers = {first: caches[first] // 2} | {level: caches[level] // 2 // threads for level in shared}
+    buffers["memory"] = 8 * max(caches.values()) // threads
+    with ThreadPoolExecutor(threads) as pool:
+        for dtype in DTYPES:
+            runs = [lambda dtype=dtype: _cpu.peak(rounds, dtype)] * threads
+            operations[dtype] = best(runs, 2 * _cpu.peak(rounds, dtype))
+        for level, size in buffers.items():
+            data, times = [torch.ones(size // 512 * 128) for _ in range(threads)], max(1, 2**28 // size)
+            runs = [lambda own=own, times=times: _cpu.read(capsule(own), times) for own in data]
+            bandwidth[level] = best(runs, data[0].nbytes * times)
+    return Ceilings(threads=threads, operations=operations, caches=caches, bandwidth=bandwidth)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Product:
-    """A weight matrix: its multiply-adds for a column, columns per sample, and how old in samples its input is."""
+    """A weight matrix: its shape, its type, columns per sample, and how old in samples its input is."""
 
-    size: int
+    rows: int
+    depth: int
+    dtype: str = "float32"
     rate: float = 1
     delay: float = 0
+
+    @property
+    def size(self) -> int:
+        """Multiply-adds for a column."""
+        return self.rows * self.depth
+
+    @property
+    def bytes(self) -> int:
+        """Of the weights; an int8 row has a float32 scale."""
+        return self.size * getattr(torch, self.dtype).itemsize + (4 * self.rows if self.dtype == "int8" else 0)
 
 
 def stack_products(spec: GatedStackSpec) -> list[Product]:
     """The matrix products of a gated stack, sample by sample, each at the lowest rate that gives the result.
 
-    front: R in_channels width. Each layer: k taps of 2G R (or k of R and one of 2G R, where separable); conditioning,
-    2G cond_channels once per column of c; residual, R G, but in a last layer that only the skip leaves; skip, S G.
-    Head: as its widths say.
+    front: R in_channels width. Each layer, in the stack's type: k taps of 2G R (or k of R and one of 2G R, where
+    separable); conditioning, 2G cond_channels once per column of c; residual, R G, but in a last layer that only the
+    skip leaves; skip, S G. Head: as its widths say.
     """
-    r, g, s = spec.residual_channels, spec.gate_channels, spec.skip_channels
-    products = [Product(size=r * spec.in_channels * spec.front_width)]
+    r, g, s, dtype = spec.residual_channels, spec.gate_channels, spec.skip_channels, spec.dtype
+    products = [Product(rows=r, depth=spec.in_channels * spec.front_width)]
     for layer, dilation in enumerate(spec.dilations):
-        tap = r if spec.separable else 2 * g * r
-        products += [Product(size=tap, delay=j * dilation) for j in range(spec.kernel_size)]
+        tap = dict(rows=r, depth=1) if spec.separable else dict(rows=2 * g, depth=r, dtype=dtype)
+        products += [Product(delay=j * dilation, **tap) for j in range(spec.kernel_size)]
         if spec.separable:
-            products.append(Product(size=2 * g * r))
-        products.append(Product(size=2 * g * spec.cond_channels, rate=1 / spec.cond_repeat, delay=math.inf))
+            products.append(Product(rows=2 * g, depth=r, dtype=dtype))
+        columns = dict(rate=1 / spec.cond_repeat, delay=math.inf)
+        products.append(Product(rows=2 * g, depth=spec.cond_channels, dtype=dtype, **columns))
         if layer + 1 < spec.layers or not s:
-            products.append(Product(size=r * g))
-        products.append(Product(size=s * g))
+            products.append(Product(rows=r, depth=g, dtype=dtype))
+        products.append(Product(rows=s, depth=g, dtype=dtype))
     widths = [s or r, *spec.head_channels]
-    return products + [Product(size=i * o) for i, o in itertools.pairwise(widths)]
+    return products + [Product(rows=o, depth=i) for i, o in itertools.pairwise(widths)]
 
 
 def stack_work(spec: GatedStackSpec) -> Work:
     """Work of gated_stack: the multiply-adds of stack_products, and the transcendental functions.
 
-    Those are the two of every gate and, in a flow, one exp per output; additions, biases and scales ride along with
-    the multiply-adds.
+    Those are the two of every gate and, in a flow, one exp per output, in float32; additions, biases, scales and
+    rounding ride along with the multiply-adds.
     """
-    multiply_adds = sum(p.size * p.rate for p in stack_products(spec))
     exps = 0 if spec.epilogue == "none" else spec.out_channels
-    functions = 2 * spec.layers * spec.gate_channels + exps
-    return Work(operations=2 * multiply_adds + TRANSCENDENTAL * functions)
+    operations = Counter(float32=TRANSCENDENTAL * (2 * spec.layers * spec.gate_channels + exps))
+    for product in stack_products(spec):
+        operations[product.dtype] += 2 * product.size * product.rate
+    return Work(operations=dict(operations))
 
 
 def sampler_work(spec: GatedStackSpec) -> Work:
     """Work of wavenet_sample for one utterance.
 
-    What waits for the sample before (front, young taps, residual, skip, head) reads its weights for each sample; taps
-    at least AHEAD samples old and conditioning are matrix products over several samples. A one-hot input picks one
-    column of the front. The draw is left out.
+    A product whose input is d samples old can be made for d samples at once, and so reads its weights for every d-th;
+    conditioning, for any number at once. What reads the sample before, or the current column, reads them for every
+    sample. A one-hot input picks one column of the front. The draw is left out.
     """
     one_channel = dataclasses.replace(spec, in_channels=1)
-    products = stack_products(one_channel)
-    streamed = [p for p in products if p.delay < AHEAD]
-    operations = stack_work(one_channel).operations - 2 * sum(p.size for p in streamed)
-    return Work(
-        operations=operations,
-        streamed=4 * sum(p.size for p in streamed),
-        weights=4 * sum(p.size for p in products),
-    )
+    streamed = sum(product.bytes / max(1, product.delay) for product in stack_products(one_channel))
+    return dataclasses.replace(stack_work(one_channel), streamed=streamed)

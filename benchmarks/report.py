@@ -1,66 +1,137 @@
-"""Writes the table of benchmarks/results/*.json between its markers in README.md: python -m benchmarks.report"""
+"""README's table and the plots, from benchmarks/results/: python -m benchmarks.report"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.cases import CASES, PYTORCH
+from benchmarks.quality import QUALITY
 from benchmarks.run import RESULTS
+from fastwave.ops.rounding import DTYPES
 
-__all__ = ["main", "table", "with_tables"]
+__all__ = ["main", "plot", "quality_table", "read_results", "table", "with_table"]
 
-README = Path(__file__).parent.parent / "README.md"
-BEGIN, END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
+ROOT = Path(__file__).parent.parent
+COLOURS = dict(zip(DTYPES, ("tab:blue", "tab:orange", "tab:green"), strict=True))
 HEADER = (
-    "| case | samples/s | x real time | of the limit | PyTorch, samples/s | x PyTorch |\n"
-    "| --- | ---: | ---: | ---: | ---: | ---: |\n"
+    "| case | dtype | threads | kHz | x real time | of the limit | x PyTorch | x fastest other |\n"
+    "| --- | --- | ---: | ---: | ---: | ---: | ---: | --- |\n"
 )
 
 
-def _significant(value: float) -> str:
+def read_results() -> dict[str, list[dict]]:
+    """The results of each machine, in the order of the cases, the types and the threads."""
+    order = [case.name for case in CASES]
+    machines: dict[str, list[dict]] = {}
+    for path in sorted(RESULTS.glob("*/*.json")):
+        machines.setdefault(path.parent.name, []).append(json.loads(path.read_text(encoding="utf-8")))
+    for results in machines.values():
+        results.sort(key=lambda r: (order.index(r["case"]), r["threads"], DTYPES.index(r["dtype"])))
+    return machines
+
+
+def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
 
 
-def _row(name: str, case: dict) -> str:
-    ours, theirs = case["kernels"], case["baseline"]
-    speed = f"{ours['samples_per_second']:,.0f}"
-    if case["latency"] is not None:
-        speed += f" ({1000 * case['latency']:.0f} ms)"
+def _row(result: dict) -> str:
+    ours, ratios = result["kernels"], dict(result["ratios"])
+    latency = f" ({1000 * result['latency']:.1f} ms)" if result["latency"] is not None else ""
+    pytorch = ratios.pop(PYTORCH)
+    other = min(ratios, key=ratios.get, default=None)
     return (
-        f"| `{name}`: {case['about']} | {speed} | {_significant(ours['real_time_factor'])} | {case['share']:.0%} "
-        f"| {theirs['samples_per_second']:,.0f} | {_significant(case['ratio'])} |\n"
+        f"| `{result['case']}` | {result['dtype']} | {result['threads']} "
+        f"| {ours['samples_per_second'] / 1000:.1f}{latency} | {_number(ours['real_time_factor'])} "
+        f"| {result['share']:.0%} | {_number(pytorch)} | {f'{_number(ratios[other])} ({other})' if other else ''} |\n"
     )
 
 
-def table(result: dict) -> str:
-    """One machine's result in Markdown."""
-    machine, threads, ceilings = result["machine"], result["threads"], result["ceilings"]
-    bandwidth = ", ".join(f"{value / 1e9:.0f} from {level}" for level, value in ceilings["bandwidth"].items())
+def table(results: Sequence[dict]) -> str:
+    """One machine's results in Markdown."""
+    machine = results[0]["machine"]
+    cases = {result["case"]: result["about"] for result in results}
+    dates = sorted({result["date"] for result in results})
     return (
-        f"{machine['cpu']}, {threads} thread{'s' if threads > 1 else ''}, {result['dtype']} on {machine['isa']}; "
-        f"one core does {ceilings['operations'] / 1e9:.0f} GFLOP/s and reads, in GB/s, {bandwidth}. "
-        f"PyTorch {machine['torch']}, Python {machine['python']}; {result['date']}.\n\n"
+        f"{machine['cpu']}, {machine['isa']}; PyTorch {machine['torch']}; {dates[-1]}.\n\n"
         + HEADER
-        + "".join(_row(name, case) for name, case in result["cases"].items())
+        + "".join(map(_row, results))
+        + "\n"
+        + "; ".join(f"`{name}`: {about}" for name, about in cases.items())
+        + ".\n"
     )
 
 
-def with_tables(text: str, results: list[dict]) -> str:
-    """The README with these results in place of what stands between its markers.
+def quality_table(quality: dict) -> str:
+    """What each type costs, in Markdown."""
+    lines = [
+        f"Test clips {', '.join(quality['clips'])}; {quality['isa']}, {quality['date']}.\n",
+        "| dtype | `lj-teacher`, nats per sample | `lj`, STOI | `lj`, PESQ |",
+        "| --- | ---: | ---: | ---: |",
+    ]
+    for dtype, row in quality["dtypes"].items():
+        lines.append(f"| {dtype} | {row['log_likelihood']:.4f} | {row['stoi']:.4f} | {row['pesq']:.3f} |")
+    return "\n".join(lines) + "\n"
+
+
+def with_table(text: str, marker: str, new: str) -> str:
+    """A page with a table in place of what stands between <!-- marker --> and <!-- /marker -->.
 
     Raises:
         ValueError: the markers are missing, or out of order.
     """
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    before, begin, rest = text.partition(f"<!-- {marker} -->")
+    _, end, after = rest.partition(f"<!-- /{marker} -->")
     if not begin or not end:
-        raise ValueError(f"README.md must have {BEGIN} and, behind it, {END}")
-    return f"{before}{BEGIN}\n{chr(10).join(map(table, results))}{END}{after}"
+        raise ValueError(f"the page must have <!-- {marker} --> and, behind it, <!-- /{marker} -->")
+    return f"{before}{begin}\n{new}{end}{after}"
+
+
+def plot(results: Sequence[dict], speed: Path, share: Path) -> None:
+    """Two plots of one machine's results: kHz, with real time marked, and the share of the limit."""
+    from matplotlib.figure import Figure
+
+    names = list(dict.fromkeys((result["case"], result["threads"]) for result in results))
+    labels = [f"{case}, {threads} thread{'s' if threads > 1 else ''}" for case, threads in names]
+    for path, title, value in (
+        (speed, "thousand samples a second; the line is real time", lambda r: r["kernels"]["samples_per_second"] / 1e3),
+        (share, "share of what the processor can do, %", lambda r: 100 * r["share"]),
+    ):
+        figure = Figure(figsize=(8, 0.5 * len(names) + 1.2), layout="constrained")
+        axes = figure.add_subplot()
+        for result in results:
+            place = names.index((result["case"], result["threads"])) + 0.27 * (DTYPES.index(result["dtype"]) - 1)
+            axes.barh(place, value(result), 0.25, color=COLOURS[result["dtype"]])
+            axes.text(value(result), place, f" {value(result):.0f}", va="center", fontsize=7)
+            if path == speed:
+                real_time = result["sample_rate"] / 1e3
+                axes.plot([real_time] * 2, [place - 0.14, place + 0.14], color="black", linewidth=1.5)
+        axes.set_yticks(range(len(names)), labels)
+        axes.invert_yaxis()
+        axes.set_xlabel(title)
+        if path == share:
+            axes.axvline(100, color="black", linewidth=1.5)
+        for dtype, colour in COLOURS.items():
+            axes.barh(0, 0, color=colour, label=dtype)
+        axes.legend(loc="lower right")
+        figure.savefig(path, dpi=120, metadata={"Software": None})
+
+
+def _rewrite(page: Path, marker: str, new: str) -> None:
+    page.write_text(with_table(page.read_text(encoding="utf-8"), marker, new), encoding="utf-8")
 
 
 def main() -> None:
-    results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*.json"))]
-    README.write_text(with_tables(README.read_text(encoding="utf-8"), results), encoding="utf-8")
+    parts = []
+    for machine, results in read_results().items():
+        speed, share = f"docs/speed-{machine}.png", f"docs/limit-{machine}.png"
+        plot(results, ROOT / speed, ROOT / share)
+        parts.append(f"{table(results)}\n![Speed]({speed})\n![Share of the limit]({share})\n")
+    _rewrite(ROOT / "README.md", "benchmarks", "\n".join(parts))
+    if QUALITY.exists():
+        costs = json.loads(QUALITY.read_text(encoding="utf-8"))
+        _rewrite(ROOT / "docs" / "kernels.md", "quality", quality_table(costs))
 
 
 if __name__ == "__main__":

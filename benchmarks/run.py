@@ -1,4 +1,4 @@
-"""Times the cases: python -m benchmarks.run --list | --case NAME | --all [--threads N] [--json FILE]"""
+"""Times the cases: python -m benchmarks.run --list | --case NAME | --all [--dtype D] [--threads N] [--json] [--save]"""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ import re
 import statistics
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
 
-from benchmarks.cases import CASES, Case
+from benchmarks.cases import CASES, Case, Workload
 from benchmarks.ceilings import Ceilings, measure_ceilings
 from fastwave import _cpu
+from fastwave.ops.rounding import DTYPES
 
-__all__ = ["RESULTS", "main", "measure", "provenance", "slug"]
+__all__ = ["RESULTS", "main", "measure", "place", "provenance"]
 
 RESULTS = Path(__file__).parent / "results"
 REPEATS = 7
@@ -57,36 +58,39 @@ def _summary(samples: int, elapsed: list[float], sample_rate: int) -> dict:
     }
 
 
-def measure(case: Case, ceilings: Ceilings, *, threads: int, repeats: int, seconds: float) -> dict:
-    """Times a case and its baseline in turns, ``repeats`` runs of about ``seconds`` each.
+def measure(workload: Workload, ceilings: Ceilings, *, dtype: str, repeats: int, seconds: float) -> dict:
+    """Times a workload and its baselines in turns, ``repeats`` runs of about ``seconds`` each.
 
     Returns:
-        For ``kernels`` and ``baseline``: median, min and max of the samples per second, the median as a multiple of
-        real time, and samples per run. Beside them ``limit``, samples per second of so many cores at their ceilings;
-        ``share`` of it that the kernels reach; their ``ratio`` to the baseline; ``latency`` in seconds, where the case
-        is one of latency.
-
-    Raises:
-        FileNotFoundError: the case's voice is not there.
+        For ``kernels`` and each of ``baselines``: median, min and max of the samples per second, all rows together, the
+        median as a multiple of real time, and samples per run. Beside them ``not_measured``: why, for each baseline
+        that cannot run here; ``limit``, samples per second of so many cores at their ceilings; ``share`` of it that the
+        kernels reach; ``ratios`` of the kernels to each baseline.
     """
-    workload = case.make()
-    kernels, samples = _sized(lambda n: workload.kernels(n, threads), workload.unit, seconds)
-    baseline, baseline_samples = _sized(workload.baseline, workload.unit, seconds)
-    elapsed, baseline_elapsed = [], []
+    threads, batch = ceilings.threads, workload.batch
+    torch.set_num_threads(threads)
+    runs = {None: _sized(lambda n: workload.kernels(n, dtype, threads), workload.unit, seconds)}
+    not_measured = {}
+    for name, make in workload.baselines(threads).items():
+        try:
+            runs[name] = _sized(make, workload.unit, seconds)
+        except (ImportError, RuntimeError) as error:
+            not_measured[name] = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    elapsed = {name: [] for name in runs}
     for _ in range(repeats):
-        elapsed.append(_time(kernels))
-        baseline_elapsed.append(_time(baseline))
-    ours = _summary(samples, elapsed, workload.sample_rate)
-    theirs = _summary(baseline_samples, baseline_elapsed, workload.sample_rate)
-    limit = threads / ceilings.seconds(workload.work)
+        for name, (run, _samples) in runs.items():
+            elapsed[name].append(_time(run))
+    baselines = {
+        name: _summary(batch * samples, elapsed[name], workload.sample_rate) for name, (_, samples) in runs.items()
+    }
+    ours, limit = baselines.pop(None), ceilings.limit(workload.work(dtype), batch)
     return {
-        "about": case.about,
         "kernels": ours,
-        "baseline": theirs,
-        "latency": workload.unit / ours["samples_per_second"] if case.latency else None,
+        "baselines": baselines,
+        "not_measured": not_measured,
         "limit": limit,
         "share": ours["samples_per_second"] / limit,
-        "ratio": ours["samples_per_second"] / theirs["samples_per_second"],
+        "ratios": {name: ours["samples_per_second"] / b["samples_per_second"] for name, b in baselines.items()},
     }
 
 
@@ -109,7 +113,7 @@ def _commit() -> str | None:
     return done.stdout.strip()
 
 
-def provenance(threads: int, ceilings: Ceilings) -> dict:
+def provenance(ceilings: Ceilings) -> dict:
     """Where, with what and when a result was measured."""
     return {
         "machine": {
@@ -121,68 +125,87 @@ def provenance(threads: int, ceilings: Ceilings) -> dict:
         },
         "commit": _commit(),
         "date": datetime.date.today().isoformat(),
-        "threads": threads,
-        "dtype": "float32",
         "ceilings": dataclasses.asdict(ceilings),
     }
 
 
-def slug(result: dict) -> str:
-    """A file name for a result: one per processor, instruction set and number of threads."""
-    machine, threads = result["machine"], result["threads"]
-    words = f"{machine['cpu']} {machine['isa']} {threads} thread{'s' if threads > 1 else ''}"
-    return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
+def place(result: dict) -> Path:
+    """A result's file: a folder per processor and instruction set, a file per case, type and number of threads."""
+    folder = re.sub(r"[^a-z0-9]+", "-", f"{result['machine']['cpu']} {result['machine']['isa']}".lower()).strip("-")
+    return RESULTS / folder / f"{result['case']}-{result['dtype']}-{result['threads']}.json"
 
 
-def _line(name: str, case: dict) -> str:
-    ours, theirs = case["kernels"], case["baseline"]
-    return (
-        f"{name:18} {ours['samples_per_second']:10,.0f} samples/s ({ours['min']:,.0f} to {ours['max']:,.0f})"
-        f"  {ours['real_time_factor']:.2f} x real time  {case['share']:.0%} of the limit {case['limit']:,.0f}"
-        f"  {case['ratio']:.1f} x PyTorch ({theirs['samples_per_second']:,.0f})"
+def _line(result: dict) -> str:
+    ours, what = result["kernels"], f"{result['case']} {result['dtype']} {result['threads']}"
+    ratios = ", ".join(f"{ratio:.2f} x {name}" for name, ratio in result["ratios"].items())
+    line = (
+        f"{what:28} {ours['samples_per_second']:9,.0f} samples/s ({ours['min']:,.0f} to {ours['max']:,.0f})"
+        f"  {ours['real_time_factor']:.2f} x real time  {result['share']:.0%} of the limit {result['limit']:,.0f}"
+        f"  {ratios}"
     )
+    return "\n".join([line, *(f"    {name}: {why}" for name, why in result["not_measured"].items())])
+
+
+def _run(case: Case, dtypes: Sequence[str], threads: Sequence[int], repeats: int) -> Iterator[dict]:
+    """Results of a case, each with the ceilings of its own minute: other users of a machine's caches come and go."""
+    workload = case.make()
+    for count in threads:
+        for dtype in dtypes:
+            ceilings = measure_ceilings(count)
+            measured = measure(workload, ceilings, dtype=dtype, repeats=repeats, seconds=SECONDS)
+            speed = measured["kernels"]["samples_per_second"]
+            yield provenance(ceilings) | {
+                "case": case.name,
+                "about": case.about,
+                "dtype": dtype,
+                "threads": count,
+                "batch": workload.batch,
+                "sample_rate": workload.sample_rate,
+                "latency": workload.unit / speed if case.latency else None,
+                **measured,
+            }
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description="Times the kernels on this machine.")
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--list", action="store_true", help="name the cases")
+    what.add_argument("--list", action="store_true", help="name the cases, their types and numbers of threads")
     what.add_argument("--case", choices=[case.name for case in CASES], help="time one case")
-    what.add_argument("--all", action="store_true", help="time all cases, and write benchmarks/results/MACHINE.json")
-    parser.add_argument("--threads", type=int, default=1, help="of the kernels and of PyTorch (1)")
-    parser.add_argument("--repeats", type=int, default=REPEATS, help=f"timed runs of each case ({REPEATS})")
-    parser.add_argument("--json", type=Path, help="write the result to this file")
+    what.add_argument("--all", action="store_true", help="time all cases, and save the results")
+    parser.add_argument("--dtype", choices=DTYPES, help="only this type")
+    parser.add_argument("--threads", type=int, help="only so many, of the kernels and of the baselines")
+    parser.add_argument("--repeats", type=int, default=REPEATS, help=f"timed runs of each ({REPEATS})")
+    parser.add_argument("--json", action="store_true", help="print each result as a line of JSON")
+    parser.add_argument("--save", action="store_true", help="keep the results in benchmarks/results/")
     options = parser.parse_args(arguments)
-    if options.threads < 1 or options.repeats < 1:
+    if options.repeats < 1 or (options.threads is not None and options.threads < 1):
         parser.error("--threads and --repeats must be at least 1")
     if options.list:
         for case in CASES:
-            print(f"{case.name:18} {case.about}")
+            print(
+                f"{case.name:18} {', '.join(case.dtypes):24} threads {', '.join(map(str, case.threads)):5} {case.about}"
+            )
         return
 
-    torch.set_num_threads(options.threads)
-    ceilings = measure_ceilings()
-    result = provenance(options.threads, ceilings) | {"cases": {}, "skipped": {}}
-    bandwidth = ", ".join(f"{level} {value / 1e9:.0f} GB/s" for level, value in ceilings.bandwidth.items())
-    cpu, isa = result["machine"]["cpu"], result["machine"]["isa"]
-    print(f"{cpu}, {isa}: one core does {ceilings.operations / 1e9:.0f} GFLOP/s, reads from {bandwidth}")
     for case in CASES:
         if options.case not in (None, case.name):
             continue
+        # the table's rows, of the types and threads asked for; one case may also be asked for others
+        dtypes = [dtype for dtype in case.dtypes if options.dtype in (None, dtype)]
+        threads = [count for count in case.threads if options.threads in (None, count)]
+        if options.case:
+            dtypes, threads = dtypes or [options.dtype], threads or [options.threads]
         try:
-            measured = measure(case, ceilings, threads=options.threads, repeats=options.repeats, seconds=SECONDS)
+            for result in _run(case, dtypes, threads, options.repeats):
+                print(json.dumps(result) if options.json else _line(result), flush=True)
+                if options.all or options.save:
+                    path = place(result)
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
         except FileNotFoundError as error:
             if options.case:
                 parser.error(str(error))
             print(f"{case.name:18} skipped: {error}")
-            result["skipped"][case.name] = str(error)
-            continue
-        result["cases"][case.name] = measured
-        print(_line(case.name, measured), flush=True)
-    path = options.json or (RESULTS / f"{slug(result)}.json" if options.all else None)
-    if path:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

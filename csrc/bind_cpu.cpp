@@ -51,12 +51,14 @@ Enum choice(const py::dict& spec, const char* name, std::initializer_list<const 
     fail(name, listed.c_str(), value.c_str());
 }
 
+constexpr std::initializer_list<const char*> dtypes = {"float32", "bfloat16", "int8"};  // in the order of Dtype
+
 // A StackShape with the arrays that it points to, from the fields of a GatedStackSpec.
 struct Shape : StackShape {
     Integers dilation_list, head_list, relu_list;
 
     explicit Shape(const py::dict& spec) {
-        dtype = choice<Dtype>(spec, "dtype", {"float32", "bfloat16", "int8"});
+        dtype = choice<Dtype>(spec, "dtype", dtypes);
         in_channels = integer(spec, "in_channels", 1, 1 << 16);
         front_width = integer(spec, "front_width", 1, 1 << 16);
         front_causal = py::cast<bool>(spec["front_causal"]);
@@ -336,15 +338,20 @@ void upsample(const py::dict& spec, py::object mel_, py::object weights_, py::ob
     });
 }
 
-int64_t peak(int64_t rounds) {
+int64_t peak(int64_t rounds, const std::string& dtype) {
+    py::dict options;
+    options["dtype"] = dtype;
+    const auto type = choice<Dtype>(options, "dtype", dtypes);
     float sink;
-    return kernels().peak(rounds, &sink);
+    py::gil_scoped_release released;
+    return kernels().peak(rounds, type, &sink);
 }
 
 float read(py::object data_, int64_t times) {
     const Tensor data = take(data_, "data");
     require(data, "data", float32, {any});
     if (data.numel() % 128) fail("data", "a multiple of 128 long", data.numel());
+    py::gil_scoped_release released;
     return kernels().read(data.data<float>(), data.numel(), times);
 }
 
@@ -367,7 +374,7 @@ PYBIND11_MODULE(_cpu, m) {
           arg("table"), arg("forced"), arg("lengths"), arg("state"), arg("samples"), arg("parameters"),
           arg("temperature"), arg("threads"));
     m.def("upsample", &upsample, arg("spec"), arg("mel"), arg("weights"), arg("out"), arg("skip"), arg("threads"));
-    m.def("peak", &peak, arg("rounds"), "Runs multiply-adds on registers alone; returns how many.");
+    m.def("peak", &peak, arg("rounds"), arg("dtype"), "Runs multiply-adds on registers alone; returns how many.");
     m.def("read", &read, arg("data"), arg("times"), "Reads a tensor that many times over; returns the sum of it all.");
 }
 

@@ -1,21 +1,28 @@
 """The benchmarks: the baseline computes the model, the counts are right, and tiny cases go through to the table."""
 
+import dataclasses
 import json
+import os
+import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
 
+from fastwave import _cpu, evaluate
 from fastwave.audio import MelSpec
+from fastwave.layers import GatedStack
 from fastwave.models import ClariNetStudent, ClariNetStudentConfig, WaveNet, WaveNetConfig
 from fastwave.ops.gated_stack import GatedStackSpec
+from fastwave.ops.rounding import DTYPES
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))  # they are not installed
 pytest.importorskip("benchmarks", reason="needs the source tree")
-from benchmarks import report, run
-from benchmarks.baseline import IncrementalWaveNet
-from benchmarks.cases import CASES, PARALLEL_WAVEGAN, STUDENT_1, Case, FirstChunk, Sampler, Stacks, Voice
+from benchmarks import quality, report, run
+from benchmarks.baseline import ConvolutionStacks, IncrementalWaveNet, onnx_runtime
+from benchmarks.cases import CASES, FLOATS, PARALLEL_WAVEGAN, STUDENT_1, Case, FirstChunk, Sampler, Stacks, Voice
 from benchmarks.ceilings import Ceilings, Work, measure_ceilings, sampler_work, stack_work
 
 TINY = dict(
@@ -29,15 +36,40 @@ TINY = dict(
 TEACHER = WaveNetConfig(dilations=(1, 2, 4), upsample_scales=(4,), cond_repeat=4, **TINY)
 STUDENT = ClariNetStudentConfig(flows=((1, 2), (1, 2)), upsample_scales=(16,), **TINY)
 TINY_CASES = (
-    Case(name="sampler", about="a tiny sampler", make=lambda: Sampler(TEACHER)),
-    Case(name="stacks", about="tiny stacks", make=lambda: Stacks(STUDENT.stack_specs(), 8000)),
-    Case(name="voice-teacher", about="a tiny voice", make=lambda: Voice("tiny-teacher")),
-    Case(name="voice", about="another", make=lambda: Voice("tiny")),
-    Case(name="stream", about="a tiny stream", make=lambda: FirstChunk(STUDENT), latency=True),
+    Case(name="sampler", about="a tiny sampler", make=lambda: Eager(TEACHER), threads=(1, 2)),
+    Case(name="batch", about="two of them", make=lambda: Eager(TEACHER, batch=2), dtypes=("int8",)),
+    Case(name="stacks", about="tiny stacks", make=lambda: EagerStacks(STUDENT.stack_specs(), 8000), dtypes=FLOATS),
+    Case(name="voice-teacher", about="a tiny voice", make=lambda: Voice("tiny-teacher"), dtypes=FLOATS[:1]),
+    Case(name="voice", about="another", make=lambda: Voice("tiny"), dtypes=FLOATS[:1]),
+    Case(name="stream", about="a tiny stream", make=lambda: FirstChunk(STUDENT), dtypes=FLOATS[:1], latency=True),
 )
 CEILINGS = Ceilings(
-    operations=1e11, caches={"l2": 2**20, "l3": 2**25}, bandwidth={"l2": 1e11, "l3": 5e10, "memory": 1e10}
+    threads=1,
+    operations={"float32": 1e11, "bfloat16": 2e11, "int8": 4e11},
+    caches={"l2": 2**20, "l3": 2**25},
+    bandwidth={"l2": 1e11, "l3": 5e10, "memory": 1e10},
 )
+TWO = dataclasses.replace(
+    CEILINGS,
+    threads=2,
+    operations={dtype: 2 * value for dtype, value in CEILINGS.operations.items()},
+    bandwidth={level: 2 * value for level, value in CEILINGS.bandwidth.items()},
+)
+
+
+class Eager(Sampler):
+    """Without torch.compile, which takes half a minute."""
+
+    def baselines(self, threads):
+        return {"PyTorch": super().baselines(threads)["PyTorch"], "ONNX Runtime": self.missing}
+
+    def missing(self, samples):
+        raise ModuleNotFoundError("No module named 'onnxruntime'")
+
+
+class EagerStacks(Stacks):
+    def baselines(self, threads):
+        return {name: make for name, make in super().baselines(threads).items() if name != "torch.compile"}
 
 
 @pytest.mark.parametrize(
@@ -55,13 +87,47 @@ def test_baseline_is_the_model(head):
     torch.manual_seed(0)
     options = dict(dilations=(1, 4, 2), upsample_scales=(4,), cond_repeat=4)
     model = WaveNet(WaveNetConfig(**(TINY | options | head))).requires_grad_(False).double()
-    mel = torch.rand(1, 7, 3, dtype=torch.float64)
+    mel = torch.rand(2, 7, 3, dtype=torch.float64)
     noise = model.noise(mel, None, 1)
-    wave = IncrementalWaveNet(model).generate(noise, model.condition(mel))
-    torch.testing.assert_close(wave, model.generate(mel, noise=noise), rtol=1e-9, atol=1e-9)
+    expected, sampler = model.generate(mel, noise=noise), IncrementalWaveNet(model)
+    torch.testing.assert_close(sampler.generate(noise, model.condition(mel)), expected, rtol=1e-9, atol=1e-9)
+    one = sampler.generate(noise[1:], model.condition(mel[1:]))
+    torch.testing.assert_close(one, expected[1:], rtol=1e-9, atol=1e-9)
+    # what torch.compile is given, without the compiler
+    sampler.compiled = True
+    torch.testing.assert_close(sampler.generate(noise, model.condition(mel)), expected, rtol=1e-9, atol=1e-9)
 
 
-def test_work_of_a_stack_counted_by_hand():
+@pytest.mark.parametrize(
+    "change",
+    [
+        dict(epilogue="affine", delay="input", head_channels=(8, 2)),
+        dict(epilogue="affine", epilogue_order="log_sigma", head_channels=(8, 2), cond_repeat=4),
+        dict(front_causal=False, causal=False, front_relu=True, head_channels=(8, 3)),
+    ],
+    ids=str,
+)
+def test_convolutions_are_the_stack(change):
+    torch.manual_seed(0)
+    spec = dict(front_width=3, residual_channels=5, gate_channels=6, skip_channels=7, kernel_size=3, dilations=(1, 4))
+    spec |= dict(cond_channels=4, head_relu=(True, True)) | change
+    stack = GatedStack(GatedStackSpec(**spec)).requires_grad_(False).double()
+    x = torch.randn(2, 1, 24, dtype=torch.float64)
+    c = torch.randn(2, 4, 24 // stack.spec.cond_repeat, dtype=torch.float64)
+    torch.testing.assert_close(ConvolutionStacks([stack])(x, c), stack(x, c), rtol=1e-9, atol=1e-9)
+
+
+def test_onnx_runtime_computes_the_stack():
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    torch.manual_seed(0)
+    stacks = ConvolutionStacks([GatedStack(spec).requires_grad_(False) for spec in STUDENT.stack_specs()])
+    inputs = torch.randn(1, 1, 32), torch.rand(1, 7, 32)
+    torch.testing.assert_close(onnx_runtime(stacks, inputs, threads=1)(), stacks(*inputs), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("dtype", "size", "scale"), [("float32", 4, 0), ("bfloat16", 2, 0), ("int8", 1, 4)])
+def test_work_of_a_stack_counted_by_hand(dtype, size, scale):
     spec = GatedStackSpec(
         front_width=3,
         residual_channels=5,
@@ -74,30 +140,49 @@ def test_work_of_a_stack_counted_by_hand():
         head_channels=(8, 2),
         head_relu=(True, True),
         epilogue="affine",
+        dtype=dtype,
     )
-    gates = 20 * 2 * 2 * 6
     front, tap, conditioning, residual, skip, head = 5 * 3, 12 * 5, 12 * 4 / 2, 5 * 6, 7 * 6, 7 * 8 + 8 * 2
-    total = front + 2 * (2 * tap + conditioning + skip) + residual + head
-    assert stack_work(spec) == Work(operations=2 * total + gates + 20)
-    # of a sampler, the tap 8 samples old and the conditioning need not wait for the sample before
-    ahead = tap + 2 * conditioning
+    layers = 2 * (2 * tap + conditioning + skip) + residual
+    expected = Counter({"float32": 2 * (front + head) + 20 * (2 * 2 * 6 + 1)})
+    expected[dtype] += 2 * layers
+    assert stack_work(spec) == Work(operations=dict(expected))
+    # of a sampler, the tap 8 samples old is read for every 8th sample, and conditioning for hardly any
     work = sampler_work(spec)
-    assert work.streamed == 4 * (total - ahead)
-    assert work.operations == 2 * ahead + gates + 20
-    assert work.weights == 4 * (total + 2 * conditioning)
-    # its weights fit the first level
-    assert CEILINGS.seconds(work) == pytest.approx(work.streamed / 1e11 + work.operations / 1e11)
+    assert work.operations == expected
+    rows = 12 * (3 + 1 / 8) + 2 * 7 + 5
+    assert work.streamed == 4 * (front + head) + size * (tap * (3 + 1 / 8) + 2 * skip + residual) + scale * rows
+
+
+def test_limits_counted_by_hand():
+    reading = Work(operations={"float32": 1e6}, streamed=2**21)
+    # half from the core's own cache, half from the one behind it
+    seconds = 2**20 / 1e11 + 2**20 / 5e10
+    assert CEILINGS.limit(reading) == pytest.approx(1 / seconds)
+    # two cores keep all of it in their own caches, and read twice as fast
+    assert TWO.limit(reading) == pytest.approx(2e11 / 2**21)
+    # a weight is read once for four rows; each core reads all weights for its own four
+    assert CEILINGS.limit(reading, batch=4) == pytest.approx(min(4 / seconds, 1e5))
+    assert TWO.limit(reading, batch=8) == pytest.approx(8 / max(seconds, 4e-5))
+    arithmetic = Work(operations={"float32": 1e6, "int8": 4e6})
+    assert CEILINGS.limit(arithmetic) == pytest.approx(1 / 2e-5)
+    assert TWO.limit(arithmetic) == pytest.approx(1 / 1e-5)
+    assert TWO.limit(arithmetic, batch=3) == pytest.approx(3 / 4e-5)  # two rows, then the other has nothing to do
+    assert CEILINGS.limit(arithmetic, batch=9) == pytest.approx(9 / (2 * 8 * 2e-5))  # eight rows, then one
+    large = Work(operations={}, streamed=2**20 + 2**25 + 1e10)
+    assert CEILINGS.limit(large) == pytest.approx(1 / (2**20 / 1e11 + 2**25 / 5e10 + 1))
 
 
 def test_work_of_the_published_sizes():
-    teacher = sampler_work(WaveNetConfig.clarinet().stack_spec())
-    assert teacher.weights / 4 == pytest.approx(2.40e6, rel=0.01)
-    assert teacher.streamed / 4 == pytest.approx(
-        1.31e6 + 6 * 256 * 128, rel=0.01
-    )  # six taps are younger than 8 samples
-    student = sum(stack_work(spec).operations for spec in STUDENT_1.stack_specs())
+    spec = WaveNetConfig.clarinet().stack_spec()
+    teacher = sampler_work(spec)
+    # taps of 256 x 128 at age 0 and, twice each, at ages 1, 2, 4, ..., 512; residual and skip; front and head
+    taps = 256 * 128 * (20 + 2 * sum(1 / 2**i for i in range(10)))
+    assert teacher.streamed / 4 == taps + 39 * 128 * 128 + 32 * 128 + 128 * 130
+    assert sampler_work(dataclasses.replace(spec, dtype="bfloat16")).streamed < 0.51 * teacher.streamed
+    student = sum(stack_work(spec).operations["float32"] for spec in STUDENT_1.stack_specs())
     assert student == pytest.approx(5.2e6, rel=0.05)
-    assert stack_work(PARALLEL_WAVEGAN).operations == pytest.approx(student / 2, rel=0.05)
+    assert stack_work(PARALLEL_WAVEGAN).operations["float32"] == pytest.approx(student / 2, rel=0.05)
 
 
 def test_a_one_hot_input_picks_a_column():
@@ -106,63 +191,116 @@ def test_a_one_hot_input_picks_a_column():
     assert one_hot == sampler_work(WaveNetConfig(**config).stack_spec())
 
 
-def test_ceilings():
-    ceilings = measure_ceilings()
+@pytest.mark.parametrize("threads", [1, 2])
+def test_ceilings(threads, monkeypatch):
+    monkeypatch.setattr("benchmarks.ceilings.TRIALS", 2)
+    ceilings = measure_ceilings(threads)
+    assert ceilings.threads == threads
+    assert list(ceilings.operations) == list(DTYPES)
     assert list(ceilings.bandwidth) == [*ceilings.caches, "memory"]
-    assert all(0 < value < 1e14 for value in (ceilings.operations, *ceilings.bandwidth.values()))
+    assert all(0 < value < 1e14 for value in (*ceilings.operations.values(), *ceilings.bandwidth.values()))
 
 
-def test_large_weights_are_read_from_where_they_fit():
-    assert CEILINGS.seconds(Work(operations=0, streamed=5e10, weights=2**22)) == 1
-    assert CEILINGS.seconds(Work(operations=0, streamed=1e10, weights=2**26)) == 1
+def test_peak_counts_multiply_adds():
+    for isa in _cpu.isas():
+        counts = subprocess.run(
+            [
+                sys.executable,
+                "-c",
+                "from fastwave import _cpu; print(*(_cpu.peak(3, d) for d in " + repr(DTYPES) + "))",
+            ],
+            env=os.environ | {"FASTWAVE_ISA": isa},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.split()
+        float32, bfloat16, int8 = map(int, counts)
+        assert float32 > 0 and bfloat16 == 2 * float32 and int8 % (3 * 64) == 0 < int8
+    with pytest.raises(ValueError, match="dtype must be one of float32, bfloat16, int8, got float64"):
+        _cpu.peak(1, "float64")
 
 
 def test_run_and_report(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(run, "CASES", (*TINY_CASES, *(case for case in CASES if case.name == "lj")))
     monkeypatch.setattr(run, "SECONDS", 0.002)
-    monkeypatch.setattr(run, "measure_ceilings", lambda: CEILINGS)
+    monkeypatch.setattr(run, "measure_ceilings", {1: CEILINGS, 2: TWO}.get)
     monkeypatch.setattr("fastwave.vocoder.VOICES", tmp_path / "voices")
     WaveNet(TEACHER).save(tmp_path / "voices" / "tiny-teacher")
     ClariNetStudent(STUDENT).save(tmp_path / "voices" / "tiny")
     monkeypatch.setattr(run, "RESULTS", tmp_path / "results")
     run.main(["--all", "--repeats", "3"])
-    (path,) = (tmp_path / "results").iterdir()
-    result = json.loads(path.read_text())
-    assert path.stem == run.slug(result)
-    assert set(result) == {*("machine", "commit", "date", "threads", "dtype", "ceilings", "cases", "skipped")}
-    assert set(result["machine"]) == {"cpu", "cores", "isa", "torch", "python"}
-    assert list(result["cases"]) == ["sampler", "stacks", "voice-teacher", "voice", "stream"]
-    for name, case in result["cases"].items():
-        assert set(case) == {"about", "kernels", "baseline", "latency", "limit", "share", "ratio"}
-        ours, theirs = case["kernels"], case["baseline"]
-        assert ours["min"] <= ours["samples_per_second"] <= ours["max"]
-        assert set(ours) == set(theirs) == {"samples_per_second", "min", "max", "real_time_factor", "samples"}
-        assert ours["real_time_factor"] == pytest.approx(ours["samples_per_second"] / 8000)
-        assert case["share"] == pytest.approx(ours["samples_per_second"] / case["limit"])
-        assert case["ratio"] == pytest.approx(ours["samples_per_second"] / theirs["samples_per_second"])
-        assert (case["latency"] is not None) == (name == "stream")
-    assert "no voice 'lj'" in result["skipped"]["lj"]
     assert "lj                 skipped: no voice" in capsys.readouterr().out
+    paths = sorted((tmp_path / "results").glob("*/*.json"))
+    assert len(paths) == sum(len(case.dtypes) * len(case.threads) for case in TINY_CASES)
+    for path in paths:
+        result = json.loads(path.read_text())
+        assert path == run.place(result)
+        assert set(result["machine"]) == {"cpu", "cores", "isa", "torch", "python"}
+        assert set(result) == {
+            *("machine", "commit", "date", "ceilings", "case", "about", "dtype", "threads", "batch", "sample_rate"),
+            *("latency", "kernels", "baselines", "not_measured", "limit", "share", "ratios"),
+        }
+        ours = result["kernels"]
+        for summary in (ours, *result["baselines"].values()):
+            assert set(summary) == {"samples_per_second", "min", "max", "real_time_factor", "samples"}
+            assert summary["min"] <= summary["samples_per_second"] <= summary["max"]
+        assert ours["real_time_factor"] == pytest.approx(ours["samples_per_second"] / 8000)
+        assert result["share"] == pytest.approx(ours["samples_per_second"] / result["limit"])
+        for name, ratio in result["ratios"].items():
+            theirs = result["baselines"][name]["samples_per_second"]
+            assert ratio == pytest.approx(ours["samples_per_second"] / theirs)
+        assert (result["latency"] is not None) == (result["case"] == "stream")
+        if result["case"] in ("sampler", "batch"):
+            why = "ModuleNotFoundError: No module named 'onnxruntime'"
+            assert result["not_measured"] == {"ONNX Runtime": why}
+            assert result["batch"] == (2 if result["case"] == "batch" else 1)
 
-    readme = tmp_path / "README.md"
-    readme.write_text("before\n<!-- benchmarks -->\nold\n<!-- /benchmarks -->\nafter\n")
-    monkeypatch.setattr(report, "README", readme)
+    monkeypatch.setattr(report, "CASES", TINY_CASES)
+    (tmp_path / "docs").mkdir()
+    monkeypatch.setattr(report, "ROOT", tmp_path)
     monkeypatch.setattr(report, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(report, "QUALITY", tmp_path / "results" / "quality.json")
+    row = {"log_likelihood": 3.25, "stoi": 0.875, "pesq": 1.5}
+    costs = {"isa": "avx2", "date": "2026-01-01", "clips": ["a", "b"], "dtypes": dict.fromkeys(DTYPES, row)}
+    (tmp_path / "results" / "quality.json").write_text(json.dumps(costs))
+    (tmp_path / "README.md").write_text("before\n<!-- benchmarks -->\nold\n<!-- /benchmarks -->\nafter\n")
+    (tmp_path / "docs" / "kernels.md").write_text("<!-- quality -->\n<!-- /quality -->\n")
     report.main()
-    written = readme.read_text()
+    written = (tmp_path / "README.md").read_text()
     assert written.startswith("before\n<!-- benchmarks -->\n") and written.endswith("<!-- /benchmarks -->\nafter\n")
-    assert "old" not in written and "| `sampler`: a tiny sampler | " in written and " ms) | " in written
+    assert "old" not in written and "| `sampler` | int8 | 2 | " in written and " ms) | " in written
+    assert written.index("| `sampler` |") < written.index("| `batch` |") < written.index("| `stream` |")
+    assert "| int8 | 3.2500 | 0.8750 | 1.500 |" in (tmp_path / "docs" / "kernels.md").read_text()
+    plots = sorted(path.name for path in (tmp_path / "docs").glob("*.png"))
+    assert [name.split("-")[0] for name in plots] == ["limit", "speed"] and f"](docs/{plots[1]})" in written
     report.main()
-    assert readme.read_text() == written
+    assert (tmp_path / "README.md").read_text() == written
+
+
+def test_one_case_of_another_type(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(run, "CASES", TINY_CASES)
+    monkeypatch.setattr(run, "SECONDS", 0.002)
+    monkeypatch.setattr(run, "measure_ceilings", {1: CEILINGS, 2: TWO}.get)
+    monkeypatch.setattr(run, "RESULTS", tmp_path / "results")
+    run.main(["--case", "batch", "--dtype", "bfloat16", "--threads", "2", "--repeats", "1", "--json"])
+    result = json.loads(capsys.readouterr().out)
+    assert (result["case"], result["dtype"], result["threads"]) == ("batch", "bfloat16", 2)
+    assert not (tmp_path / "results").exists()
+
+
+def test_log_likelihood_is_that_of_the_model():
+    torch.manual_seed(0)
+    model, wave = WaveNet(TEACHER).requires_grad_(False), 0.1 * torch.randn(16 * 9)
+    expected = evaluate.log_likelihood(model, wave)
+    assert quality.log_likelihood(model, wave, "float32") == pytest.approx(expected, rel=1e-4)
+    assert quality.log_likelihood(model, wave, "int8") == pytest.approx(expected, rel=0.05)
 
 
 def test_a_case_without_its_voice_is_an_error(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(run, "measure_ceilings", lambda: CEILINGS)
     monkeypatch.setattr("fastwave.vocoder.VOICES", tmp_path)
     with pytest.raises(SystemExit, match="2"):
-        run.main(["--case", "lj", "--json", str(tmp_path / "result.json")])
+        run.main(["--case", "lj"])
     assert "error: no voice 'lj'" in capsys.readouterr().err
-    assert not (tmp_path / "result.json").exists()
 
 
 def test_list_names_every_case(capsys):
@@ -172,4 +310,4 @@ def test_list_names_every_case(capsys):
 
 def test_a_readme_without_markers_is_refused():
     with pytest.raises(ValueError, match="must have <!-- benchmarks -->"):
-        report.with_tables("<!-- /benchmarks --> <!-- benchmarks -->", [])
+        report.with_table("<!-- /benchmarks --> <!-- benchmarks -->", "benchmarks", "")

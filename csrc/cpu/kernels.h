@@ -15,7 +15,7 @@ struct Kernels {
     int64_t (*wavenet_sample_workspace)(const StackShape&, int64_t rows);
     void (*upsample)(const UpsampleParams&);
     int64_t (*upsample_workspace)(const UpsampleParams&);
-    int64_t (*peak)(int64_t rounds, float* sink);  // multiply-adds
+    int64_t (*peak)(int64_t rounds, Dtype, float* sink);  // multiply-adds
     float (*read)(const float* data, int64_t floats, int64_t times);
 };
 

@@ -11,7 +11,7 @@ void wavenet_sample(const WaveNetSampleParams&);
 int64_t wavenet_sample_workspace(const StackShape&, int64_t rows);
 void upsample(const UpsampleParams&);
 int64_t upsample_workspace(const UpsampleParams&);
-int64_t peak(int64_t rounds, float* sink);
+int64_t peak(int64_t rounds, Dtype, float* sink);
 float read(const float* data, int64_t floats, int64_t times);
 
 const Kernels& kernels() {
