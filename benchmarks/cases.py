@@ -244,6 +244,11 @@ class FirstChunk:
 
 STUDENT_1 = ClariNetStudentConfig.student_1()
 
+KSW0306_MEL = MelSpec.preset("ksw0306/ClariNet")
+KSW0306_STUDENT = ClariNetStudentConfig.student_1(
+    gate_channels=128, mel=KSW0306_MEL, upsample_scales=(16, 16), first_sample="zero"
+)
+
 R9Y9 = dict(
     mel=MelSpec.preset("r9y9/wavenet_vocoder"),
     residual_channels=128,
@@ -314,6 +319,19 @@ CASES = (
             )
         ),
         dtypes=("float32", "int8"),
+    ),
+    Case(
+        name="ksw0306-teacher",
+        about="ksw0306's Gaussian teacher, 20 layers of 128 channels and 256 gates, 22.05 kHz",
+        make=lambda: Sampler(WaveNetConfig.clarinet(gate_channels=256, mel=KSW0306_MEL, upsample_scales=(16, 16))),
+        dtypes=("float32", "int8"),
+    ),
+    Case(
+        name="ksw0306-student",
+        about="ksw0306's student: 6 flows, 60 layers of 64 channels and 128 gates, 22.05 kHz",
+        make=lambda: Stacks(KSW0306_STUDENT.stack_specs(), KSW0306_MEL.sample_rate),
+        dtypes=FLOATS,
+        threads=(1, 2),
     ),
     Case(name="lj", about="the voice lj, mel to waveform", make=lambda: Voice("lj"), dtypes=FLOATS),
     Case(
