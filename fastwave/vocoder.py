@@ -17,6 +17,7 @@ from fastwave.ops.rounding import DTYPES
 from fastwave.ops.upsample import upsample
 from fastwave.ops.wavenet_sample import initial_sampler_state, wavenet_sample
 from fastwave.pack import pack_gated_stack, pack_upsample
+from fastwave.threads import check_threads, choose_threads
 
 __all__ = ["Vocoder", "load", "voices"]
 
@@ -59,6 +60,9 @@ class _Autoregressive:
         softmax = model.config.distribution == "softmax"
         self.table = model.distribution.decode_table() if softmax else None
 
+    def threads(self, threads: int | None, batch: int) -> int:
+        return choose_threads(threads, batch, self.spec, sampling=True)
+
     def start(self, batch: int) -> Tensor:
         return initial_sampler_state(self.spec, batch, self.model.first_input().detach())
 
@@ -86,6 +90,9 @@ class _Flows:
         self.weights = [
             pack_gated_stack(flow.weights(), spec) for flow, spec in zip(model.flows, self.specs, strict=True)
         ]
+
+    def threads(self, threads: int | None, batch: int) -> int:
+        return choose_threads(threads, batch, self.specs[0], sampling=False)
 
     def start(self, batch: int) -> list[Tensor | None]:
         return [initial_state(spec, batch) if self.streams else None for spec in self.specs]
@@ -127,7 +134,7 @@ class Vocoder:
         model: a model of fastwave.models; its weights are copied, so later changes of it do not show.
         device: "cpu".
         dtype: of the layers' products, "float32", "bfloat16" or "int8" (fastwave.ops.rounding); torch's names do too.
-        threads: rows of a batch that run at once; None: as many as the process may use processors.
+        threads: how many; None: as many as there is work and are processors for (fastwave.threads).
 
     Raises:
         ValueError: an argument that is none of these.
@@ -142,11 +149,7 @@ class Vocoder:
         dtype = str(dtype).removeprefix("torch.")
         if dtype not in DTYPES:
             raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
-        if threads is None:
-            threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        if threads < 1:
-            raise ValueError(f"threads must be at least 1, got {threads}")
-        self.model, self.threads = copy.deepcopy(model).float().eval(), threads
+        self.model, self.threads = copy.deepcopy(model).float().eval(), check_threads(threads)
         self.config, self.mel_spec = model.config, model.config.mel
         self._runner, self._conditioner = RUNNERS[type(model)](self.model, dtype), _Conditioner(self.model)
 
@@ -268,7 +271,7 @@ class _Stream:
         model = vocoder.model
         self.vocoder, self.noise, self.seed, self.lengths = vocoder, given_noise, seed, lengths
         self.temperature, self.at = float(temperature), 0
-        self.named = {"threads": vocoder.threads}
+        self.named = {"threads": vocoder._runner.threads(vocoder.threads, len(mel))}
         if isinstance(model, models.WaveNet):
             self.named["g"] = model.global_vectors(speaker)
         elif speaker is not None:
@@ -282,7 +285,7 @@ class _Stream:
         mel = mel.float()
         lengths = None
         if self.lengths is None:
-            c = v._conditioner.columns(mel, first, end, start, v.threads)
+            c = v._conditioner.columns(mel, first, end, start, self.named["threads"])
         else:  # the upsampler must see each row's own end
             rate = v._conditioner.spec.columns_per_frame
             c = torch.zeros(len(mel), mel.shape[1], (end - start) * rate)

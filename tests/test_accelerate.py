@@ -415,3 +415,25 @@ def test_refused(name):
     with pytest.raises(ValueError, match=re.escape(message)) as error:
         call()
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_less_precision_is_near_and_another_waveform(dtype):
+    golden, module = student()
+    exact = fastwave.accelerate(module).generate(golden["in.z"], golden["out.c_up"])
+    wave = fastwave.accelerate(module, dtype=dtype, threads=2).generate(golden["in.z"], golden["out.c_up"])
+    assert 1e-4 < (wave - exact).norm() / exact.norm() < 0.1
+    golden, module = teacher()
+    torch.manual_seed(0)
+    exact = fastwave.accelerate(module).generate(64, golden["in.c"])
+    torch.manual_seed(0)
+    wave = fastwave.accelerate(module, dtype=dtype).generate(64, golden["in.c"])
+    assert 1e-4 < (wave - exact).norm() / exact.norm() < 0.1
+
+
+def test_precision_and_threads_are_checked():
+    _, module = student()
+    with pytest.raises(ValueError, match="dtype must be one of float32, bfloat16, int8, got 'float16'"):
+        fastwave.accelerate(module, dtype="float16")
+    with pytest.raises(ValueError, match="threads must be at least 1, got 0"):
+        fastwave.accelerate(module, threads=0)

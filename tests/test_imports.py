@@ -13,7 +13,7 @@ LEVELS = [
     {"ops"},
     {"audio", "checkpoint", "layers", "distributions", "flows", "losses", "discriminators", "noise"},
     {"models"},
-    {"pack"},
+    {"pack", "threads"},
     {"vocoder"},
     {"converters"},
     {"evaluate", "train"},

@@ -1,5 +1,6 @@
 """Vocoder: the reference's waveform, streaming to the bit, ragged batches, seeds, bounded memory, interruption."""
 
+import dataclasses
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import fastwave
 from fastwave import models
 from fastwave.audio import MelSpec
 from fastwave.models import ClariNetStudentConfig, WaveNetConfig
+from fastwave.threads import choose_threads
 
 MEL = MelSpec(n_mels=6, hop_length=16, n_fft=64, win_length=64, sample_rate=8000, fmax=4000.0)
 STACK = dict(mel=MEL, residual_channels=12, gate_channels=12, skip_channels=12, kernel_size=3)
@@ -121,6 +123,20 @@ def test_ragged_rows_are_the_rows_alone(name):
 def test_a_seed_is_one_waveform_whatever_the_batch():
     vocoder, mel = VOCODERS["gaussian"], torch.rand(3, 6, 20)
     assert torch.equal(vocoder.generate(mel, seed=1)[:1], vocoder.generate(mel[:1], seed=1))
+
+
+def test_threads_are_as_many_as_there_is_work_for(monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)), raising=False)
+    teacher = WaveNetConfig.clarinet().stack_spec()  # 128 KiB of float32 weights a product
+    for dtype, one_row in (("float32", 8), ("bfloat16", 4), ("int8", 2)):
+        spec = dataclasses.replace(teacher, dtype=dtype)
+        assert choose_threads(None, 1, spec, sampling=True) == one_row
+        assert choose_threads(None, 3, spec, sampling=True) == min(8, 3 * one_row)
+        assert choose_threads(3, 1, spec, sampling=True) == 3
+    assert choose_threads(None, 0, teacher, sampling=True) == 1
+    student = ClariNetStudentConfig.student_1().stack_specs()[0]
+    assert choose_threads(None, 1, student, sampling=False) == 3
+    assert choose_threads(None, 1, CONFIGS["student"].stack_specs()[0], sampling=False) == 1
 
 
 def test_threads_do_not_change_a_bit():

@@ -28,8 +28,8 @@ FASTWAVE_INLINE void add_segment(Tile<P, N>& acc, int64_t first_panel, int64_t c
             for (int p = 0; p < P; ++p) T::start(sum[n][p], w + p * stride + words * panel);
 #pragma GCC unroll 2
         for (int64_t k = 0; k < words; ++k)
-            for (int p = 0; p < P; ++p)
-                for (int n = 0; n < N; ++n) T::accumulate(sum[n][p], w + p * stride + k * panel, x[n] + k);
+            for (int n = 0; n < N; ++n)
+                for (int p = 0; p < P; ++p) T::accumulate(sum[n][p], w + p * stride + k * panel, x[n] + k);
         for (int p = 0; p < P; ++p)
             for (int v = 0; v < vectors; ++v) {
                 const vec scale = load(w + p * stride + words * panel + v * width);
@@ -40,12 +40,16 @@ FASTWAVE_INLINE void add_segment(Tile<P, N>& acc, int64_t first_panel, int64_t c
             }
     } else {
 #pragma GCC unroll 2
-        for (int64_t k = 0; k < words; ++k, w += panel)
+        for (int64_t k = 0; k < words; ++k, w += panel) {
+            vec weight[P][vectors];
             for (int p = 0; p < P; ++p)
-                for (int v = 0; v < vectors; ++v) {
-                    const vec weight = load(w + p * stride + v * width);
-                    for (int n = 0; n < N; ++n) T::accumulate(acc[n][p][v], weight, splat(x[n][k]));
-                }
+                for (int v = 0; v < vectors; ++v) weight[p][v] = load(w + p * stride + v * width);
+            for (int n = 0; n < N; ++n) {  // one input at a time: accumulators and weights fill the registers
+                const vec input = splat(x[n][k]);
+                for (int p = 0; p < P; ++p)
+                    for (int v = 0; v < vectors; ++v) T::accumulate(acc[n][p][v], weight[p][v], input);
+            }
+        }
     }
 }
 

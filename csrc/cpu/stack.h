@@ -25,6 +25,15 @@ FASTWAVE_INLINE void split(Team* team, const Part& part) {
         const_cast<Part*>(&part));
 }
 
+// part(i, parts) on `parts` threads at once; with 1, alone.
+template <class Part>
+FASTWAVE_INLINE void together(Team* team, const Part& part) {
+    if (!team) return part(0, 1);
+    team->together(
+        team, [](void* context, int64_t i, int64_t parts) { (*static_cast<const Part*>(context))(i, parts); },
+        const_cast<Part*>(&part));
+}
+
 // Part i of `panels` panels that must stay in groups of `unit`.
 FASTWAVE_INLINE Panels panels_of(int64_t panels, int64_t unit, int64_t i, int64_t parts) {
     const int64_t units = panels / unit;
@@ -34,7 +43,7 @@ FASTWAVE_INLINE Panels panels_of(int64_t panels, int64_t unit, int64_t i, int64_
 // The head's products over n columns `from`, each behind its ReLU; in and out are two sets of columns that take turns,
 // so that the result is in `out` after an odd number of products and in `in` after an even one.
 static void run_heads(const StackShape& s, StackWeights weights, int64_t n, const float* const* from, float** in,
-                      float** out, const float** init, Team* team) {
+                      float** out, const float** init) {
     int64_t depth = s.skip ? s.skip : s.residual;
     for (int64_t i = 0; i < n; ++i)
         for (int64_t at = 0; at < padded(depth); at += width) {
@@ -46,10 +55,8 @@ static void run_heads(const StackShape& s, StackWeights weights, int64_t n, cons
         const float* bias = weights.head(rows, depth);
         for (int64_t i = 0; i < n; ++i) init[i] = bias;
         const Segment segment = {bias + padded(rows), depth, in};
-        const StorePlain store_plain = {out, l + 1 < s.heads && s.head_relu[l + 1]};
-        split(team, [&](int64_t i, int64_t parts) {
-            product<Float32>(panels_of(padded(rows) / panel, 1, i, parts), n, &segment, 1, init, store_plain);
-        });
+        product<Float32>({0, padded(rows) / panel}, n, &segment, 1, init,
+                         StorePlain{out, l + 1 < s.heads && s.head_relu[l + 1]});
         float** swapped = in;
         in = out;
         out = swapped;

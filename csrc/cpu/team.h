@@ -7,11 +7,16 @@ namespace fastwave {
 
 constexpr int64_t max_team = 16;
 
-// Threads that split a kernel's products, microseconds of work at a time: `split` runs part(context, i, size) once for
-// each i below size, and returns when all are done. Kernels, which include no library header, see only this.
+// Threads that run parts of a kernel. Kernels, which include no library header, see only this.
+//
+// split: part(context, i, size) once for each i below size, on whichever thread comes; returns when all are done.
+// together: the same, but at the same time on `size` threads, which may `meet`: none goes on before all have come.
+//     Where they cannot all begin at once, part(context, 0, 1) runs alone.
 struct Team {
     int64_t size;
     void (*split)(Team*, void (*part)(void* context, int64_t index, int64_t size), void* context);
+    void (*together)(Team*, void (*part)(void* context, int64_t index, int64_t size), void* context);
+    void (*meet)(Team*, int64_t index);
 };
 
 }  // namespace fastwave

@@ -8,8 +8,11 @@ namespace fastwave {
 
 namespace {
 
-constexpr int spins_per_yield = 256;        // a few microseconds
-constexpr int yields = 64;                  // of an idle helper before it sleeps
+constexpr int spins_per_yield = 256;         // a few microseconds
+constexpr int yields = 64;                   // of an idle helper before it sleeps
+constexpr int spins_to_join = 200;           // that the leader gives a helper
+constexpr int stall = 32 * spins_per_yield;  // turns of the leader: a helper is late by more than its work
+constexpr int64_t shortest_penalty = 16, longest_penalty = 1 << 10, many = 64;  // jobs
 constexpr int64_t shortest_sleep = 64;      // splits before a sleeping helper is woken,
 constexpr int64_t longest_sleep = 1 << 16;  // doubled as long as it has been of no help
 
@@ -73,6 +76,10 @@ void share(int64_t threads, int64_t count, const std::function<void(int64_t)>& w
 
 Helpers::Helpers(int64_t size) {
     Team::split = [](Team* team, Part part, void* context) { static_cast<Helpers*>(team)->lead(part, context); };
+    Team::together = [](Team* team, Part part, void* context) {
+        static_cast<Helpers*>(team)->lead_together(part, context);
+    };
+    Team::meet = [](Team* team, int64_t index) { static_cast<Helpers*>(team)->meet_as(index); };
     try {
         for (int64_t i = 1; i < size; ++i) threads_.emplace_back([this, i] { help(i); });
     } catch (...) {  // no thread to be had, or no memory for one: the team is smaller
@@ -88,57 +95,114 @@ Helpers::~Helpers() {
     wake_.notify_all();
 }
 
-// Takes part `index` of the job last seen, unless it is taken or the job is another by now.
-bool Helpers::claim(uint64_t& seen, int64_t index) {
-    const uint64_t bit = uint64_t{1} << index;
-    while (!(seen & bit))
+// Whether it is worth posting a job. Sleeping helpers are woken now and then, seldom where that was of no use.
+bool Helpers::awake() {
+    if (alone_ > 0) {
+        --alone_;
+        return false;
+    }
+    const int64_t asleep = asleep_.load(std::memory_order_relaxed);
+    if (!asleep) return true;
+    if (--until_wake_ >= 0) return asleep < size - 1;
+    sleep_ = helped_ == helped_then_ ? std::min(2 * sleep_, longest_sleep) : shortest_sleep;
+    helped_then_ = helped_;
+    until_wake_ = sleep_;
+    {
+        std::lock_guard lock(mutex_);
+    }  // one that is about to sleep does so before the call
+    wake_.notify_all();
+    return true;
+}
+
+// Returns the job as it stands when every part is claimed.
+uint64_t Helpers::post(Part part, void* context, bool together) {
+    part_ = part;
+    context_ = context;
+    together_ = together;
+    const uint64_t number = (job_.load(std::memory_order_relaxed) >> 32) + 1;
+    const uint64_t unclaimed = ((uint64_t{1} << size) - 1) & ~uint64_t{1};  // the first part is the leader's
+    job_.store(number << 32 | (0xffffffffu & ~unclaimed), std::memory_order_release);
+    return number << 32 | 0xffffffffu;
+}
+
+// Takes part `index` of the job that was seen, unless it is taken or the job is another by now.
+bool Helpers::claim(uint64_t seen, int64_t index) {
+    const uint64_t number = seen >> 32, bit = uint64_t{1} << index;
+    while (seen >> 32 == number && !(seen & bit))
         if (job_.compare_exchange_weak(seen, seen | bit, std::memory_order_acq_rel)) return true;
     return false;
 }
 
-void Helpers::lead(Part part, void* context) {
-    if (const int64_t asleep = asleep_.load(std::memory_order_relaxed)) {
-        if (--until_wake_ < 0) {
-            sleep_ = helped_ == helped_then_ ? std::min(2 * sleep_, longest_sleep) : shortest_sleep;
-            helped_then_ = helped_;
-            until_wake_ = sleep_;
-            {
-                std::lock_guard lock(mutex_);
-            }  // one that is about to sleep does so before the call
-            wake_.notify_all();
-        } else if (asleep == size - 1) {
-            for (int64_t i = 0; i < size; ++i) part(context, i, size);
-            return;
-        }
+// The leader's end of a job: waits for the helpers. A stall means that one has lost its core to another process, and
+// may again: then the leader works alone, longer each time until many jobs have gone well in a row.
+void Helpers::finish() {
+    int turns = 0;
+    for (; finished_.value.load(std::memory_order_acquire) != helped_; ++turns) pause(turns);
+    if (turns > stall || stalled_) {
+        alone_ = penalty_;
+        penalty_ = std::min(2 * penalty_, longest_penalty);
+        in_a_row_ = 0;
+        stalled_ = false;
+    } else if (++in_a_row_ == many) {
+        penalty_ = shortest_penalty;
     }
-    part_ = part;
-    context_ = context;
-    const uint64_t number = (job_.load(std::memory_order_relaxed) >> 32) + 1;
-    const uint64_t unclaimed = ((uint64_t{1} << size) - 1) & ~uint64_t{1};  // the first part is the leader's
-    job_.store(number << 32 | (0xffffffffu & ~unclaimed), std::memory_order_release);
+}
+
+void Helpers::lead(Part part, void* context) {
+    if (!awake()) {
+        for (int64_t i = 0; i < size; ++i) part(context, i, size);
+        return;
+    }
+    post(part, context, false);
     part(context, 0, size);
     for (int64_t i = 1; i < size; ++i) {
-        uint64_t seen = job_.load(std::memory_order_relaxed);
-        if (claim(seen, i))
+        if (claim(job_.load(std::memory_order_relaxed), i))
             part(context, i, size);
         else
             ++helped_;
     }
-    for (int i = 0; finished_.load(std::memory_order_acquire) != helped_; ++i) pause(i);
+    finish();
+}
+
+void Helpers::lead_together(Part part, void* context) {
+    if (!awake()) return part(context, 0, 1);
+    const uint64_t complete = post(part, context, true);
+    for (int i = 0; i < spins_to_join && job_.load(std::memory_order_acquire) != complete; ++i) pause(i);
+    int64_t here = 0;
+    for (int64_t i = 1; i < size; ++i)
+        if (!claim(job_.load(std::memory_order_acquire), i)) ++here;
+    const bool on = here == size - 1;
+    helped_ += here;
+    verdict_.store(2 * (complete >> 32) + on, std::memory_order_release);
+    part(context, 0, on ? size : 1);
+    finish();
+}
+
+void Helpers::meet_as(int64_t index) {
+    const uint64_t mine = met_[index].value.load(std::memory_order_relaxed) + 1;
+    met_[index].value.store(mine, std::memory_order_release);
+    int turns = 0;
+    for (int64_t i = 0; i < size; ++i)
+        for (; met_[i].value.load(std::memory_order_acquire) < mine; ++turns) pause(turns);
+    if (index == 0 && turns > stall) stalled_ = true;
 }
 
 void Helpers::help(int64_t index) {
     uint64_t last = 0;
     for (int idle = 0; !ended_.load(std::memory_order_relaxed); ++idle) {
-        uint64_t seen = job_.load(std::memory_order_acquire);
+        const uint64_t seen = job_.load(std::memory_order_acquire);
         if (seen >> 32 != last) {
-            const bool mine = claim(seen, index);
             last = seen >> 32;
             idle = 0;
-            if (mine) {
-                part_(context_, index, size);
-                finished_.fetch_add(1, std::memory_order_release);
+            if (!claim(seen, index)) continue;
+            bool on = true;
+            if (together_) {
+                uint64_t verdict = 0;
+                for (int i = 0; (verdict = verdict_.load(std::memory_order_acquire)) >> 1 != last; ++i) pause(i);
+                on = verdict & 1;
             }
+            if (on) part_(context_, index, size);
+            finished_.value.fetch_add(1, std::memory_order_release);
         } else if (idle < yields * spins_per_yield) {
             pause(idle);
         } else {

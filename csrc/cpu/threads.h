@@ -18,9 +18,10 @@ namespace fastwave {
 // `idle` now and then.
 void share(int64_t threads, int64_t count, const std::function<void(int64_t)>& work, const std::function<void()>& idle);
 
-// A Team of threads that wait for work spinning, then asleep. The leader, who calls `split`, never waits for a helper
-// that has not begun: it takes over the parts that nobody has claimed, so that a helper without a core to run on costs
-// next to nothing. A helper claims the part of its own number, so that each core keeps seeing the same weights.
+// A Team of threads that wait for work spinning, then asleep. The leader, who calls, never waits for a helper that has
+// not begun: it takes over the parts that nobody has claimed, so that a helper without a core to run on costs next to
+// nothing; and where one that has begun loses its core, it goes on alone for a while. A helper claims the part of its
+// own number, so that each core keeps seeing the same weights.
 class Helpers : public Team {
 public:
     explicit Helpers(int64_t size);
@@ -30,21 +31,36 @@ public:
 private:
     using Part = void (*)(void*, int64_t, int64_t);
 
+    bool awake();
+    uint64_t post(Part part, void* context, bool together);
+    bool claim(uint64_t seen, int64_t index);
+    void finish();
     void lead(Part part, void* context);
+    void lead_together(Part part, void* context);
+    void meet_as(int64_t index);
     void help(int64_t index);
-    bool claim(uint64_t& seen, int64_t index);
 
-    // What is split now: its number in the upper half, a bit per claimed part in the lower.
+    struct alignas(64) Count {
+        std::atomic<uint64_t> value = 0;
+    };
+
+    // What is to be done: its number in the upper half, a bit per claimed part in the lower.
     alignas(64) std::atomic<uint64_t> job_ = 0xffffffffu;
+    std::atomic<uint64_t> verdict_ = 0;  // twice the number of the last job done together, plus 1 if it is on
     Part part_ = nullptr;
     void* context_ = nullptr;
-    alignas(64) std::atomic<int64_t> finished_ = 0;  // parts that helpers have done, of all jobs
+    bool together_ = false;
+    Count finished_;  // parts that helpers have done, of all jobs
+    Count met_[max_team];
     alignas(64) std::atomic<int64_t> asleep_ = 0;
     std::atomic<bool> ended_ = false;
-    alignas(64) int64_t helped_ = 0;  // the leader's own: parts that helpers took, and when to wake them
-    int64_t helped_then_ = 0, until_wake_ = 0, sleep_ = 32;
     std::mutex mutex_;
     std::condition_variable wake_;
+    alignas(64) uint64_t helped_ = 0;  // the leader's own: parts that helpers took, and when to wake them
+    uint64_t helped_then_ = 0;
+    int64_t until_wake_ = 0, sleep_ = 32;
+    bool stalled_ = false;  // a helper kept the leader waiting
+    int64_t alone_ = 0, penalty_ = 16, in_a_row_ = 0;
     std::vector<std::jthread> threads_;
 };
 

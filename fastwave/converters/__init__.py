@@ -52,23 +52,25 @@ def convert(
     return SOURCES[source].convert(checkpoint, read_hparams(hparams)).eval()
 
 
-def accelerate(module: nn.Module) -> Live:
+def accelerate(module: nn.Module, *, dtype: str = "float32", threads: int | None = None) -> Live:
     """An object that has the sampling method of a live module, with its name, arguments and result, on the kernels.
 
     Modules are known by the name of their class and the keys of their state dict; their package is not imported. What
     changes in the module's weights counts from the next call on (fastwave.converters.live.Live). The module may be on
     any device; the arguments of the method must be on the CPU, as its result is. Noise comes from torch's global
     generator, so torch.manual_seed governs it, but all at once and not step by step as in the peers: the same seed
-    makes another waveform there. As many rows of a batch run at once as torch has threads.
+    makes another waveform there.
 
     Args:
         module: the peer's, not wrapped in anything (of a DataParallel, its ``module``).
+        dtype, threads: as in fastwave.Vocoder.
 
     Raises:
-        ValueError: the module is none that is known, or something in it has no counterpart here.
+        ValueError: the module is none that is known, or something in it has no counterpart here; an argument is none of
+            those said above.
     """
     known = {f"{name}'s {live.class_name}": live for name, peer in SOURCES.items() for live in peer.LIVE}
     for live in known.values():
         if live.recognises(module):
-            return live(module)
+            return live(module, dtype, threads)
     raise ValueError(f"module must be {' or '.join(known)}, got {type(module).__module__}.{type(module).__qualname__}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable
 
 import torch
@@ -10,9 +11,11 @@ from torch import Tensor, nn
 from fastwave import models
 from fastwave.ops.custom import require_cpu
 from fastwave.ops.gated_stack import gated_stack
+from fastwave.ops.rounding import DTYPES
 from fastwave.ops.upsample import upsample
 from fastwave.ops.wavenet_sample import initial_sampler_state, wavenet_sample
 from fastwave.pack import pack_gated_stack, pack_upsample
+from fastwave.threads import check_threads, choose_threads
 
 __all__ = ["Live", "LiveStudent", "LiveWaveNet"]
 
@@ -31,8 +34,10 @@ class Live:
     class_name: str
     keys: tuple[str, ...]  # beginnings that the keys of its state dict must have among them
 
-    def __init__(self, module: nn.Module):
-        self.module = module
+    def __init__(self, module: nn.Module, dtype: str = "float32", threads: int | None = None):
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+        self.module, self.dtype, self.threads = module, dtype, check_threads(threads)
         self._seen: dict[str, Tensor] = {}
         self.refresh()
 
@@ -71,7 +76,8 @@ class LiveWaveNet(Live):
     model: models.WaveNet
 
     def pack(self) -> None:
-        self.stack = pack_gated_stack(self.model.stack.weights(), self.model.stack.spec)
+        self.spec = dataclasses.replace(self.model.stack.spec, dtype=self.dtype)
+        self.stack = pack_gated_stack(self.model.stack.weights(), self.spec)
         self.upsampler = pack_upsample(self.model.upsampler.weights())
         softmax = self.model.config.distribution == "softmax"
         self.table = self.model.distribution.decode_table() if softmax else None
@@ -84,7 +90,8 @@ class LiveWaveNet(Live):
             got = None if c is None else tuple(c.shape)
             raise ValueError(f"c must be (batch, {spec.n_mels}, frames{more}), got {got}")
         require_cpu("c", c)
-        return upsample(c.detach().float(), self.upsampler, spec, threads=torch.get_num_threads())
+        threads = choose_threads(self.threads, len(c), self.spec, sampling=True)
+        return upsample(c.detach().float(), self.upsampler, spec, threads=threads)
 
     def noise(self, batch: int, samples: int) -> Tensor:
         """Noise from torch's global generator, (batch, noise channels, samples): torch.manual_seed governs it."""
@@ -108,7 +115,8 @@ class LiveWaveNet(Live):
         progress: Callable[[range], Iterable[int]] = iter,
     ) -> tuple[Tensor, Tensor]:
         """Samples (batch, time) and the parameters of each, from upsampled c; ``first`` is the first input."""
-        spec, time = self.model.stack.spec, noise.shape[2]
+        spec, time = self.spec, noise.shape[2]
+        threads = choose_threads(self.threads, len(noise), spec, sampling=True)
         state = initial_sampler_state(spec, len(noise), first)
         samples, parameters = [], []
         for start in progress(range(0, time, BLOCK)):
@@ -124,7 +132,7 @@ class LiveWaveNet(Live):
                 table=self.table,
                 forced=None if forced is None else forced[:, block],
                 return_parameters=return_parameters,
-                threads=torch.get_num_threads(),
+                threads=threads,
             )
             samples.append(drawn)
             parameters.append(p)
@@ -137,12 +145,16 @@ class LiveStudent(Live):
     model: models.ClariNetStudent
 
     def pack(self) -> None:
-        self.flows = [pack_gated_stack(flow.weights(), flow.spec) for flow in self.model.flows]
+        self.specs = [dataclasses.replace(flow.spec, dtype=self.dtype) for flow in self.model.flows]
+        self.flows = [
+            pack_gated_stack(flow.weights(), spec) for flow, spec in zip(self.model.flows, self.specs, strict=True)
+        ]
 
     def transform(self, z: Tensor, c: Tensor) -> Tensor:
         """z (batch, 1, samples) under c (batch, bands, samples) -> a waveform of z's shape."""
         require_cpu("z", z)
         z, c = z.detach().float(), c.detach().float()
-        for flow, weights in zip(self.model.flows, self.flows, strict=True):
-            z = gated_stack(z, weights, flow.spec, c=c, threads=torch.get_num_threads())
+        threads = choose_threads(self.threads, len(z), self.specs[0], sampling=False)
+        for spec, weights in zip(self.specs, self.flows, strict=True):
+            z = gated_stack(z, weights, spec, c=c, threads=threads)
         return z

@@ -249,15 +249,18 @@ void Stack<T>::layer(const LayerWeights& w, int64_t index, Columns columns, cons
 template <class T>
 void Stack<T>::head(StackWeights heads, int64_t first, int64_t n, const Ring& last) {
     const int64_t stride = s.widest_head();
-    const float* from[chunk];
-    float *in[chunk], *out[chunk];
-    (s.skip ? buffers.skip : last).columns(from, first, n);
-    for (int64_t i = 0; i < n; ++i) {
-        in[i] = buffers.head_a + i * stride;
-        out[i] = buffers.head_b + i * stride;
-    }
-    const float* init[chunk];
-    run_heads(s, heads, n, from, in, out, init, p.team);
+    split(p.team, [&](int64_t part, int64_t parts) {
+        const int64_t begin = n * part / parts, count = n * (part + 1) / parts - begin;
+        const float* from[chunk];
+        const float* init[chunk];
+        float *in[chunk], *out[chunk];
+        (s.skip ? buffers.skip : last).columns(from, first + begin, count);
+        for (int64_t i = 0; i < count; ++i) {
+            in[i] = buffers.head_a + (begin + i) * stride;
+            out[i] = buffers.head_b + (begin + i) * stride;
+        }
+        run_heads(s, heads, count, from, in, out, init);
+    });
     write(first, n, s.heads % 2 ? buffers.head_b : buffers.head_a, stride);
 }
 

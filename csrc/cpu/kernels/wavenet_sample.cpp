@@ -5,6 +5,9 @@
 // product over steps * rows columns: the bias, the conditioning and the taps at least `block` samples old at the start
 // of each block of steps, younger ones every 2 or 4 steps. Only the current and the last sample wait for the step. The
 // order of accumulation is gated_stack's: bias, conditioning, taps oldest first.
+//
+// A team runs the steps of a block together, each thread its panels of every product. Threads meet when the front's
+// output is there, and twice a layer: when z is whole, and when h is. The first thread does what is not split.
 #include <math.h>
 #include <string.h>
 
@@ -18,25 +21,20 @@ namespace {
 constexpr int64_t block = 8;
 constexpr int64_t max_columns = block * max_rows;
 
-// Starts to fetch a matrix's first panels.
-FASTWAVE_INLINE void prefetch(const float* matrix, int64_t stride) {
-    for (int p = 0; p < 8; ++p)
-        for (int line = 0; line < 4; ++line) __builtin_prefetch(matrix + p * stride + line * panel);
-}
-
-// Per row of the group unless said otherwise. The rings, `z_words` and `cond` hold what products read, in words of T.
+// Per row of the group unless said otherwise. What products read is in words of T: the rings, `cond`, and of each
+// thread h_words and z_words.
 template <class T>
 struct Buffers {
-    int64_t residual, gate_rows, window_size, head, h_words, z_stride, cond_stride;
-    float *window, *bias, *column, *cond, *projected, *ahead, *h, *z, *z_words, *skip, *head_a, *head_b;
-    float* rings;  // per layer: (capacity, rows, h_words)
+    int64_t residual, gate_rows, window_size, head, h_stride, z_stride, cond_stride;
+    float *window, *bias, *column, *cond, *projected, *ahead, *h, *h_words, *z, *z_words, *skip, *head_a, *head_b;
+    float* rings;  // per layer: (capacity, rows, h_stride)
 
     Buffers(Arena& arena, const StackShape& s, int64_t rows) {
         residual = padded(s.residual);
         gate_rows = s.gate_rows();
         window_size = padded(s.front_width * s.in_channels);
         head = s.widest_head();
-        h_words = T::column_words(s.residual);
+        h_stride = T::column_words(s.residual);
         z_stride = T::column_words(s.gate);
         cond_stride = T::column_words(s.cond_channels);
         window = arena.take(rows * window_size);
@@ -48,12 +46,13 @@ struct Buffers {
         ahead = arena.take(s.layers * block * rows * gate_rows);
         h = arena.take(2 * rows * residual);
         z = arena.take(rows * padded(s.gate));
-        z_words = arena.take(T::same_as_float ? 0 : rows * z_stride);
+        h_words = arena.take(T::same_as_float ? 0 : max_team * rows * h_stride);
+        z_words = arena.take(T::same_as_float ? 0 : max_team * rows * z_stride);
         skip = arena.take(rows * padded(s.skip ? s.skip : s.residual));
         head_a = arena.take(rows * head);
         head_b = arena.take(rows * head);
         rings = arena.take(0);
-        for (int64_t l = 0; l < s.layers; ++l) arena.take(capacity(s, l) * rows * h_words);
+        for (int64_t l = 0; l < s.layers; ++l) arena.take(capacity(s, l) * rows * h_stride);
     }
 
     static int64_t capacity(const StackShape& s, int64_t layer) { return s.reach(layer) + block; }
@@ -76,7 +75,7 @@ struct Sampler {
             layers[l] = weights_.layer(s, l);
             rings[l] = ring;
             at[l] = 0;
-            ring += b.capacity(s, l) * p.rows * b.h_words;
+            ring += b.capacity(s, l) * p.rows * b.h_stride;
         }
     }
 
@@ -91,7 +90,7 @@ private:
         int64_t place = at[l] + t - now;
         if (place < 0) place += capacity;
         if (place >= capacity) place -= capacity;
-        return rings[l] + (place * p.rows + row) * b.h_words;
+        return rings[l] + (place * p.rows + row) * b.h_stride;
     }
 
     float* ahead(int64_t l, int64_t step, int64_t row) const {
@@ -109,7 +108,9 @@ private:
     void look_ahead(int64_t start, int64_t steps);
     void look_ahead(int64_t l, int64_t start, int64_t steps);
     void add_tap(int64_t l, int64_t tap, int64_t start, int64_t t, int64_t steps, Panels panels);
-    void step(int64_t start, int64_t t, int64_t end);
+    void front();
+    void run_layers(int64_t start, int64_t t, int64_t end, int64_t part, int64_t parts);
+    void finish(int64_t t);
     void emit(int64_t row, int64_t t, const float* parameters);
 
     StackWeights weights_;  // behind the layers: the heads
@@ -255,65 +256,71 @@ static void sparse_product(int64_t panels, const float* weight, const float* bia
 }
 
 template <class T>
-void Sampler<T>::step(int64_t start, int64_t t, int64_t end) {
-    const int64_t rows = p.rows;
-    const float* init[max_rows];
-    const float* x[max_rows];
-    float *h[max_rows], *next[max_rows], *z[max_rows], *skip[max_rows];
-    for (int64_t row = 0; row < rows; ++row) {
+void Sampler<T>::front() {
+    const int64_t panels = b.residual / panel, depth = s.front_width * s.in_channels;
+    const float *x[max_rows], *init[max_rows];
+    float* h[max_rows];
+    for (int64_t row = 0; row < p.rows; ++row) {
         x[row] = b.window + row * b.window_size;
         init[row] = weights_.front_bias;
+        h[row] = b.h + row * b.residual;
+        if (s.in_channels > 1 && !s.front_relu)
+            sparse_product(panels, weights_.front, weights_.front_bias, depth, x[row], h[row]);
+    }
+    if (s.in_channels > 1 && !s.front_relu) return;
+    const Segment segment = {weights_.front, depth, x};
+    product<Float32>({0, panels}, p.rows, &segment, 1, init, StorePlain{h, s.front_relu});
+}
+
+// One thread's part of the layers of step t.
+template <class T>
+void Sampler<T>::run_layers(int64_t start, int64_t t, int64_t end, int64_t part, int64_t parts) {
+    const int64_t rows = p.rows, tap_words = matrix_words(T::dtype, b.gate_rows, s.residual);
+    const Panels gate_panels = panels_of(b.gate_rows / panel, 2, part, parts);
+    auto meet = [&] {
+        if (parts > 1) p.team->meet(p.team, part);
+    };
+    const float *init[max_rows], *x[max_rows];
+    float *h[max_rows], *next[max_rows], *z[max_rows], *skip[max_rows];
+    for (int64_t row = 0; row < rows; ++row) {
         h[row] = b.h + row * b.residual;
         next[row] = b.h + (rows + row) * b.residual;
         z[row] = b.z + row * padded(s.gate);
         skip[row] = b.skip + row * padded(s.skip ? s.skip : s.residual);
     }
-    const int64_t front_panels = b.residual / panel, front_depth = s.front_width * s.in_channels;
-    if (s.in_channels > 1 && !s.front_relu) {
-        for (int64_t row = 0; row < rows; ++row)
-            sparse_product(front_panels, weights_.front, weights_.front_bias, front_depth, x[row], h[row]);
-    } else {
-        const Segment front = {weights_.front, front_depth, x};
-        product<Float32>({0, front_panels}, rows, &front, 1, init, StorePlain{h, s.front_relu});
-    }
-
-    const int64_t tap_words = matrix_words(T::dtype, b.gate_rows, s.residual);
     for (int64_t l = 0; l < s.layers; ++l) {
         const LayerWeights& w = layers[l];
         const float* taps[2][max_rows];  // at most two are less than 2 samples old
         Segment segments[2];
         int count = 0;
-        prefetch(w.taps + (s.kernel_size - 1) * tap_words, panel_words(T::dtype, s.residual));
         for (int64_t row = 0; row < rows; ++row) {
-            T::round(ring(l, t, row), h[row], s.residual);
             init[row] = ahead(l, t - start, row);
+            if (part == 0) T::round(ring(l, t, row), h[row], s.residual);
         }
         for (int64_t j = 0; j < s.kernel_size; ++j) {
-            if (lead(lag(l, j)) > 1) continue;
-            for (int64_t row = 0; row < rows; ++row) taps[count][row] = ring(l, t - lag(l, j), row);
+            const int64_t n = lead(lag(l, j));
+            if (1 < n && n < block && (t - start) % n == 0)
+                add_tap(l, j, start, t, end - t < n ? end - t : n, gate_panels);
+            if (n > 1) continue;
+            for (int64_t row = 0; row < rows; ++row)
+                taps[count][row] = lag(l, j) || part == 0
+                                       ? ring(l, t - lag(l, j), row)
+                                       : as_words<T>(b.h_words + (part * rows + row) * b.h_stride, h[row], s.residual);
             segments[count] = {w.taps + j * tap_words, s.residual, taps[count]};
             ++count;
         }
-        split(p.team, [&](int64_t i, int64_t parts) {
-            const Panels panels = panels_of(b.gate_rows / panel, 2, i, parts);
-            for (int64_t j = 0; j < s.kernel_size; ++j) {
-                const int64_t n = lead(lag(l, j));
-                if (1 < n && n < block && (t - start) % n == 0)
-                    add_tap(l, j, start, t, end - t < n ? end - t : n, panels);
-            }
-            product<T>(panels, rows, segments, count, init, StoreGated{z});
-        });
+        product<T>(gate_panels, rows, segments, count, init, StoreGated{z});
+        meet();
 
         for (int64_t row = 0; row < rows; ++row) {
             init[row] = w.product_bias;
-            x[row] = as_words<T>(b.z_words + row * b.z_stride, z[row], s.gate);
+            x[row] = as_words<T>(b.z_words + (part * rows + row) * b.z_stride, z[row], s.gate);
         }
         const Segment segment = {w.product, s.gate, x};
         const int64_t residual_panels = s.has_residual(l) ? b.residual / panel : 0;
-        const StoreResidualSkip store_sums = {residual_panels, h, next, skip, s.residual_scale, l == 0};
-        split(p.team, [&](int64_t i, int64_t parts) {
-            product<T>(panels_of(s.product_rows(l) / panel, 1, i, parts), rows, &segment, 1, init, store_sums);
-        });
+        product<T>(panels_of(s.product_rows(l) / panel, 1, part, parts), rows, &segment, 1, init,
+                   StoreResidualSkip{residual_panels, h, next, skip, s.residual_scale, l == 0});
+        meet();
         if (s.has_residual(l))
             for (int64_t row = 0; row < rows; ++row) {
                 float* swapped = h[row];
@@ -321,17 +328,28 @@ void Sampler<T>::step(int64_t start, int64_t t, int64_t end) {
                 next[row] = swapped;
             }
     }
+}
 
-    const float* from[max_rows];
+// Head and draw of step t, which then is over.
+template <class T>
+void Sampler<T>::finish(int64_t t) {
+    const float *from[max_rows], *init[max_rows];
     float *in[max_rows], *out[max_rows];
-    for (int64_t row = 0; row < rows; ++row) {
-        from[row] = s.skip ? skip[row] : h[row];
+    for (int64_t row = 0; row < p.rows; ++row) {
+        const float* h =
+            b.h + (s.layers % 2 * p.rows + row) * b.residual;  // without a skip, where the last layer left it
+        from[row] = s.skip ? b.skip + row * padded(s.skip) : h;
         in[row] = b.head_a + row * b.head;
         out[row] = b.head_b + row * b.head;
     }
-    run_heads(s, weights_, rows, from, in, out, init, p.team);
-    for (int64_t row = 0; row < rows; ++row)
+    run_heads(s, weights_, p.rows, from, in, out, init);
+    for (int64_t row = 0; row < p.rows; ++row)
         if (t < length(row)) emit(row, t, (s.heads % 2 ? b.head_b : b.head_a) + row * b.head);
+    for (int64_t l = 0; l < s.layers; ++l)
+        if (++at[l] == b.capacity(s, l)) at[l] = 0;
+    ++now;
+    for (int64_t row = 0; row < p.rows; ++row)  // a row that ends here keeps its state while the others go on
+        if (t + 1 == length(row)) save(row, t + 1);
 }
 
 // Draws the sample (or takes the forced one), and puts it behind the front's window.
@@ -375,14 +393,14 @@ void Sampler<T>::run() {
         if (p.poll && p.poll(p.poll_context)) return;
         const int64_t steps = longest - start < block ? longest - start : block;
         look_ahead(start, steps);
-        for (int64_t t = start; t < start + steps; ++t) {
-            step(start, t, start + steps);
-            for (int64_t l = 0; l < s.layers; ++l)
-                if (++at[l] == b.capacity(s, l)) at[l] = 0;
-            ++now;
-            for (int64_t row = 0; row < p.rows; ++row)  // a row that ends here keeps its state while the others go on
-                if (t + 1 == length(row)) save(row, t + 1);
-        }
+        together(p.team, [&](int64_t part, int64_t parts) {
+            for (int64_t t = start; t < start + steps; ++t) {
+                if (part == 0) front();
+                if (parts > 1) p.team->meet(p.team, part);
+                run_layers(start, t, start + steps, part, parts);
+                if (part == 0) finish(t);
+            }
+        });
     }
 }
 
