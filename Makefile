@@ -1,10 +1,10 @@
-# make demo | test | lint | cuda | bench-report | clean.
+# make demo | test | lint | sanitize | cuda | bench-report | clean.
 # Everything lives in .venv and build/, and is quick when run again.
 PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := $(shell find csrc -type f) CMakeLists.txt setup.py
 
-.PHONY: demo test lint cuda bench-report clean
+.PHONY: demo test lint sanitize cuda bench-report clean
 .DELETE_ON_ERROR:
 
 demo: .venv/plot.stamp .venv/build.stamp
@@ -17,6 +17,10 @@ lint: .venv/test.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format --dry-run -Werror
+
+# The tests of the ops under AddressSanitizer and UndefinedBehaviorSanitizer, then those of the threads under TSan.
+sanitize: .venv/test.stamp
+	$(BIN)/python tools/sanitize.py
 
 # Compiles every CUDA file for all architectures and imports the result; needs nvcc, but no GPU.
 cuda: .venv/venv.stamp

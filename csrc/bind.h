@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <string>
 #include <thread>
 #include <utility>
 
@@ -23,7 +24,7 @@ inline Tensor take(py::handle object, const char* name) {
         if (py::hasattr(object, "__dlpack__")) capsule = object.attr("__dlpack__")();
     } catch (py::error_already_set& error) {
         if (!error.matches(PyExc_BufferError)) throw;  // the framework's way to say that it cannot share this tensor
-        fail(name, "a plain tensor that needs no gradient", error.what());
+        fail(name, "a plain tensor that needs no gradient", py::cast<std::string>(py::str(error.value())).c_str());
     }
     if (!PyCapsule_CheckExact(capsule.ptr())) {
         std::string type = py::cast<std::string>(py::type::of(object).attr("__name__"));

@@ -19,18 +19,32 @@ namespace {
 
 using Integers = std::vector<int64_t>;
 
-constexpr int64_t largest =
-    int64_t{1} << 24;  // of any size in a shape: products of four stay below 2^63 only if checked
+constexpr int64_t largest = int64_t{1} << 24;  // of any size in a shape; channels and taps have less, see below
+
+template <class T>
+T field(const py::dict& spec, const char* name, const char* expected) {
+    const py::object value = spec[name];
+    try {
+        return py::cast<T>(value);
+    } catch (const py::cast_error&) {
+        const auto type = py::cast<std::string>(py::type::of(value).attr("__name__"));
+        throw py::type_error(std::string(name) + " must be " + expected + ", got " + type);
+    }
+}
+
+bool boolean(const py::dict& spec, const char* name) { return field<bool>(spec, name, "a bool"); }
+float number(const py::dict& spec, const char* name) { return field<float>(spec, name, "a float"); }
+Integers list(const py::dict& spec, const char* name) { return field<Integers>(spec, name, "a list of integers"); }
 
 int64_t integer(const py::dict& spec, const char* name, int64_t least, int64_t most = largest) {
-    const auto value = py::cast<int64_t>(spec[name]);
+    const auto value = field<int64_t>(spec, name, "a 64-bit integer");
     const std::string range = "between " + std::to_string(least) + " and " + std::to_string(most);
     if (value < least || value > most) fail(name, range.c_str(), value);
     return value;
 }
 
 Integers integers(const py::dict& spec, const char* name, int64_t least, int64_t most_entries) {
-    auto values = py::cast<Integers>(spec[name]);
+    Integers values = list(spec, name);
     const std::string size = "a list of 1 to " + std::to_string(most_entries) + " integers";
     if (values.empty() || static_cast<int64_t>(values.size()) > most_entries)
         fail(name, size.c_str(), static_cast<long long>(values.size()));
@@ -41,7 +55,7 @@ Integers integers(const py::dict& spec, const char* name, int64_t least, int64_t
 
 template <class Enum>
 Enum choice(const py::dict& spec, const char* name, std::initializer_list<const char*> names) {
-    const auto value = py::cast<std::string>(spec[name]);
+    const auto value = field<std::string>(spec, name, "a string");
     int index = 0;
     std::string listed;
     for (const char* candidate : names) {
@@ -61,24 +75,24 @@ struct Shape : StackShape {
         dtype = choice<Dtype>(spec, "dtype", dtypes);
         in_channels = integer(spec, "in_channels", 1, 1 << 16);
         front_width = integer(spec, "front_width", 1, 1 << 16);
-        front_causal = py::cast<bool>(spec["front_causal"]);
-        front_relu = py::cast<bool>(spec["front_relu"]);
+        front_causal = boolean(spec, "front_causal");
+        front_relu = boolean(spec, "front_relu");
         residual = integer(spec, "residual_channels", 1, 1 << 16);
         gate = integer(spec, "gate_channels", 1, 1 << 16);
         skip = integer(spec, "skip_channels", 0, 1 << 16);
         kernel_size = integer(spec, "kernel_size", 1, max_taps);
         dilation_list = integers(spec, "dilations", 1, max_layers);
         layers = static_cast<int64_t>(dilation_list.size());
-        causal = py::cast<bool>(spec["causal"]);
-        residual_scale = py::cast<float>(spec["residual_scale"]);
+        causal = boolean(spec, "causal");
+        residual_scale = number(spec, "residual_scale");
         cond_channels = integer(spec, "cond_channels", 0, 1 << 16);
         cond_repeat = integer(spec, "cond_repeat", 1);
-        const bool projected = py::cast<bool>(spec["cond_projected"]);
+        const bool projected = boolean(spec, "cond_projected");
         conditioning = projected ? Conditioning::projected : cond_channels ? Conditioning::raw : Conditioning::none;
-        if (py::cast<bool>(spec["separable"])) fail("separable", "False on the CPU kernels", "True");
+        if (boolean(spec, "separable")) fail("separable", "False on the CPU kernels", "True");
         head_list = integers(spec, "head_channels", 1, 64);
         heads = static_cast<int64_t>(head_list.size());
-        for (bool relu : py::cast<std::vector<bool>>(spec["head_relu"])) relu_list.push_back(relu);
+        for (bool relu : field<std::vector<bool>>(spec, "head_relu", "a list of bools")) relu_list.push_back(relu);
         if (relu_list.size() != head_list.size())
             fail("head_relu", "as long as head_channels", static_cast<long long>(relu_list.size()));
         epilogue = choice<Epilogue>(spec, "epilogue", {"none", "affine", "inverse"});
@@ -218,8 +232,8 @@ void wavenet_sample(const py::dict& spec, const py::dict& head, py::object noise
     WaveNetSampleParams params{};
     params.distribution = choice<Distribution>(head, "distribution",
                                                {"gaussian", "mixture_of_gaussians", "mixture_of_logistics", "softmax"});
-    params.log_scale_min = py::cast<float>(head["log_scale_min"]);
-    params.clamp = py::cast<float>(head["clamp"]);
+    params.log_scale_min = number(head, "log_scale_min");
+    params.clamp = number(head, "clamp");
     params.temperature = static_cast<float>(temperature);
     if (!(params.clamp > 0)) fail("clamp", "positive", "another");
     if (!(temperature >= 0)) fail("temperature", "at least 0", "a negative one");
@@ -260,7 +274,7 @@ void wavenet_sample(const py::dict& spec, const py::dict& head, py::object noise
     params.poll = &Interrupt::poll;
 
     // Threads first: a group of rows shares the weights it reads, but only within its thread.
-    const int64_t group = std::clamp((batch + threads - 1) / threads, int64_t{1}, max_rows);
+    const int64_t group = std::clamp((batch - 1) / threads + 1, int64_t{1}, max_rows);
     const int64_t team = team_size(threads, (batch + group - 1) / group);
     Interrupt interrupt;
     params.poll_context = &interrupt;
@@ -294,16 +308,16 @@ void upsample(const py::dict& spec, py::object mel_, py::object weights_, py::ob
               int64_t threads) {
     const Tensor mel = take(mel_, "mel"), weights = take(weights_, "weights"), out = take(out_, "out");
     UpsampleParams params{};
-    Integers scales = py::cast<Integers>(spec["scales"]);
+    const Integers scales = list(spec, "scales");
     if (scales.size() > 32) fail("scales", "a list of at most 32 integers", static_cast<long long>(scales.size()));
-    params.n_mels = integer(spec, "n_mels", 1);
+    params.n_mels = integer(spec, "n_mels", 1, 1 << 16);
     params.stages = static_cast<int64_t>(scales.size());
     params.scales = scales.data();
     params.freq_kernel = integer(spec, "freq_kernel", 1, 1 << 16);
     if (params.freq_kernel % 2 == 0) fail("freq_kernel", "odd", params.freq_kernel);
-    params.slope = py::cast<float>(spec["slope"]);
+    params.slope = number(spec, "slope");
     params.context = integer(spec, "context", 0, 1 << 16);
-    params.context_conv = py::cast<bool>(spec["context_conv"]);
+    params.context_conv = boolean(spec, "context_conv");
     int64_t rate = 1, size = 0;
     for (int64_t scale : scales) {
         if (scale < 1 || scale > (1 << 16)) fail("scales", "a list of positive integers", scale);
@@ -319,7 +333,7 @@ void upsample(const py::dict& spec, py::object mel_, py::object weights_, py::ob
     require(out, "out", float32, {mel.size(0), params.n_mels, any});
     params.out_frames = out.size(2) / rate;
     if (out.size(2) % rate) fail("out", "a whole number of frames long", out.size(2));
-    if (skip < 0 || skip + params.out_frames > params.frames - 2 * params.context)
+    if (skip < 0 || skip > params.frames - 2 * params.context - params.out_frames)
         fail("skip", "such that skip + frames stays within mel's frames", skip);
     if (threads < 1) fail("threads", "at least 1", threads);
     params.weights = weights.data<float>();

@@ -88,44 +88,45 @@ struct LayerWeights {
 };
 
 struct StackWeights {
+    const float* base;  // null: only adds up
+    int64_t words = 0;  // walked through so far: the front, then the layers, then the heads
     const float *front_bias, *front;
-    const float* next;  // walks on through the layers, then the heads
 
     [[gnu::always_inline]] StackWeights(const float* weights, const StackShape& s)
-        : front_bias(weights),
-          front(weights + padded(s.residual)),
-          next(front + padded(s.residual) * s.in_channels * s.front_width) {}
+        : base(weights),
+          front_bias(take(padded(s.residual))),
+          front(take(padded(s.residual) * s.in_channels * s.front_width)) {}
 
     [[gnu::always_inline]] LayerWeights layer(const StackShape& s, int64_t index) {
         LayerWeights w;
-        w.bias = next;
-        w.cond = w.bias + s.gate_rows();
-        w.taps =
-            w.cond + (s.conditioning == Conditioning::raw ? matrix_words(s.dtype, s.gate_rows(), s.cond_channels) : 0);
-        w.product_bias = w.taps + s.kernel_size * matrix_words(s.dtype, s.gate_rows(), s.residual);
-        w.product = w.product_bias + s.product_rows(index);
-        next = w.product + matrix_words(s.dtype, s.product_rows(index), s.gate);
+        w.bias = take(s.gate_rows());
+        w.cond = take(s.conditioning == Conditioning::raw ? matrix_words(s.dtype, s.gate_rows(), s.cond_channels) : 0);
+        w.taps = take(s.kernel_size * matrix_words(s.dtype, s.gate_rows(), s.residual));
+        w.product_bias = take(s.product_rows(index));
+        w.product = take(matrix_words(s.dtype, s.product_rows(index), s.gate));
         return w;
     }
 
     // bias (rows), then the matrix (rows, depth)
-    [[gnu::always_inline]] const float* head(int64_t rows, int64_t depth) {
-        const float* bias = next;
-        next += padded(rows) * (1 + depth);
-        return bias;
+    [[gnu::always_inline]] const float* head(int64_t rows, int64_t depth) { return take(padded(rows) * (1 + depth)); }
+
+private:
+    [[gnu::always_inline]] const float* take(int64_t count) {
+        const float* piece = base ? base + words : nullptr;
+        words += count;
+        return piece;
     }
 };
 
 static inline int64_t packed_size(const StackShape& s) {
-    const float* base = nullptr;
-    StackWeights w(base, s);
+    StackWeights w(nullptr, s);
     for (int64_t i = 0; i < s.layers; ++i) w.layer(s, i);
     int64_t depth = s.skip ? s.skip : s.residual;
     for (int64_t i = 0; i < s.heads; ++i) {
         w.head(s.head_channels[i], depth);
         depth = s.head_channels[i];
     }
-    return w.next - base;
+    return w.words;
 }
 
 // Called now and then by a kernel, which returns early when the answer is true.

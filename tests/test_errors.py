@@ -166,6 +166,8 @@ OP_ERRORS = {
     "x-channels": (stack(x=torch.zeros(2, 2, 10)), f"x {contiguous('float32', '(any, 1, any)')} float32 (2, 2, 10)"),
     "x-dtype": (stack(x=X.double()), f"x {contiguous('float32', '(any, 1, any)')} float64 (2, 1, 10) on cpu"),
     "x-device": (stack(x=X.to("meta")), "x must be on cpu, got meta"),
+    "weights-device": (stack(weights=WEIGHTS.to("meta")), "weights must be on cpu, got meta"),
+    "state-device": (sample(state=torch.zeros(2, 9, device="meta")), "state must be on cpu, got meta"),
     "weights": (stack(weights=WEIGHTS[:-1]), f"weights {contiguous('float32', f'({len(WEIGHTS)},)')}"),
     "no-c": (stack(c=None), f"c {contiguous('float32', '(2, 3, 5)')} None"),
     "c-short": (stack(c=C[..., 1:]), f"c {contiguous('float32', '(2, 3, 5)')} float32 (2, 3, 4)"),
@@ -206,6 +208,13 @@ OP_ERRORS = {
     "mel-rank": (up(mel=torch.zeros(3, 4)), "mel must be (batch, 3, frames), got (3, 4)"),
     "mel-bands": (up(mel=torch.zeros(1, 2, 4)), f"mel {contiguous('float32', '(any, 3, any)')} float32 (1, 2, 4)"),
     "phases": (up(weights=torch.zeros(6)), f"weights {contiguous('float32', '(7,)')} float32 (6,) on cpu"),
+    "no-such-window": (up(skip=2**63 - 1, frames=1), "skip must be such that skip + frames stays within mel's frames"),
+    "frames": (up(frames=5), "frames must be between 0 and 4, got 5"),
+    "frames-negative": (up(frames=-1), "frames must be between 0 and 4, got -1"),
+    "scales": (
+        lambda: UpsampleSpec(n_mels=3, scales=(2**13, 2**12)),
+        "scales must have a product of at most 2^24, got 33554432",
+    ),
     "window": (up(skip=2, frames=3), "skip must be such that skip + frames stays within mel's frames, got 2"),
 }
 
@@ -215,6 +224,22 @@ def test_op_error(name):
     call, message = OP_ERRORS[name]
     with pytest.raises(ValueError, match=re.escape(message)) as error:
         call()
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("call", [stack(x=None), stack(x=[1.0]), stack(c="c"), sample(state=3), up(mel=None)])
+def test_op_without_a_tensor(call):
+    with pytest.raises(TypeError, match=r"^(x|c|state|mel) must be a tensor, got (NoneType|list|str|int)$"):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("change", "got"),
+    [(torch.Tensor.requires_grad_, "Can't export tensors that require gradient"), (lambda x: x.to("meta"), "meta")],
+)
+def test_bindings_refuse_what_dlpack_cannot_share_in_one_line(change, got):
+    with pytest.raises(ValueError, match="^mel must be a plain tensor that needs no gradient, got .*" + got) as error:
+        _cpu.upsample(arguments(UP), mel=change(torch.zeros(1, 3, 4)), weights=PHASES, out=None, skip=0, threads=1)
     assert "\n" not in str(error.value)
 
 
@@ -246,6 +271,24 @@ def test_bindings_survive_anything(name, bad):
 )
 def test_bindings_check_the_shape(field, value):
     with pytest.raises(ValueError, match=f"{field} must be"):
+        _cpu.packed_size(arguments(SPEC) | {field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("kernel_size", "x", "a 64-bit integer, got str"),
+        ("kernel_size", 1.5, "a 64-bit integer, got float"),
+        ("gate_channels", 2**63, "a 64-bit integer, got int"),
+        ("causal", "x", "a bool, got str"),
+        ("residual_scale", None, "a float, got NoneType"),
+        ("epilogue", 3, "a string, got int"),
+        ("dilations", 3, "a list of integers, got int"),
+        ("head_relu", 3, "a list of bools, got int"),
+    ],
+)
+def test_bindings_check_the_types_of_the_shape(field, value, message):
+    with pytest.raises(TypeError, match=f"^{field} must be {message}$"):
         _cpu.packed_size(arguments(SPEC) | {field: value})
 
 

@@ -50,16 +50,18 @@ void share(int64_t threads, int64_t count, const std::function<void(int64_t)>& w
     {
         std::vector<std::jthread> helpers;  // joined at the end of the scope
         for (int64_t i = 1; i < std::min(threads, count); ++i) {
-            {
-                std::lock_guard lock(mutex);
-                ++running;
+            try {
+                helpers.emplace_back([&] {
+                    loop();
+                    std::lock_guard lock(mutex);
+                    --running;
+                    finished.notify_one();
+                });
+            } catch (...) {  // no thread to be had, or no memory for one: those that there are do the work
+                break;
             }
-            helpers.emplace_back([&] {
-                loop();
-                std::lock_guard lock(mutex);
-                --running;
-                finished.notify_one();
-            });
+            std::lock_guard lock(mutex);
+            ++running;
         }
         loop();
         std::unique_lock lock(mutex);
@@ -73,13 +75,16 @@ void share(int64_t threads, int64_t count, const std::function<void(int64_t)>& w
 }
 
 Helpers::Helpers(int64_t size) {
-    Team::size = size;
     Team::split = [](Team* team, Part part, void* context) { static_cast<Helpers*>(team)->lead(part, context); };
     Team::together = [](Team* team, Part part, void* context) {
         static_cast<Helpers*>(team)->lead_together(part, context);
     };
     Team::meet = [](Team* team, int64_t index) { static_cast<Helpers*>(team)->meet_as(index); };
-    for (int64_t i = 1; i < size; ++i) threads_.emplace_back([this, i] { help(i); });
+    try {
+        for (int64_t i = 1; i < size; ++i) threads_.emplace_back([this, i] { help(i); });
+    } catch (...) {  // no thread to be had, or no memory for one: the team is smaller
+    }
+    Team::size = 1 + static_cast<int64_t>(threads_.size());  // which a helper reads when there is a job
 }
 
 Helpers::~Helpers() {

@@ -28,6 +28,7 @@ struct BFloat16 {
     static constexpr Dtype dtype = Dtype::bfloat16;
     static constexpr bool integer = false;
     static constexpr bool same_as_float = false;
+    typedef uint16_t half __attribute__((may_alias));  // of a word, which products read as a float
 
     static int64_t column_words(int64_t channels) { return padded(channels) / 2; }
 
@@ -46,18 +47,18 @@ struct BFloat16 {
         for (int64_t i = 0; i < padded(channels); i += panel)
             _mm256_storeu_si256(reinterpret_cast<__m256i*>(words + i / 2), (__m256i)_mm512_cvtneps_pbh(load(x + i)));
 #else
-        uint16_t* out = reinterpret_cast<uint16_t*>(words);
+        half* out = reinterpret_cast<half*>(words);
         for (int64_t i = 0; i < padded(channels); ++i) {  // to nearest, ties to even; a NaN stays one
             uint32_t bits;
             memcpy(&bits, x + i, sizeof(bits));
             const uint32_t nearest = bits + 0x7fffu + ((bits >> 16) & 1u);
-            out[i] = static_cast<uint16_t>(((bits & 0x7fffffffu) > 0x7f800000u ? bits | 0x400000u : nearest) >> 16);
+            out[i] = static_cast<half>(((bits & 0x7fffffffu) > 0x7f800000u ? bits | 0x400000u : nearest) >> 16);
         }
 #endif
     }
 
     static void widen(float* x, const float* words, int64_t channels) {
-        const uint16_t* in = reinterpret_cast<const uint16_t*>(words);
+        const half* in = reinterpret_cast<const half*>(words);
         for (int64_t i = 0; i < channels; ++i) {
             const uint32_t bits = static_cast<uint32_t>(in[i]) << 16;
             memcpy(x + i, &bits, sizeof(bits));
@@ -154,11 +155,11 @@ struct Int8 {
         for (int64_t i = 0; i < padded(channels); i += width) largest = max(largest, abs(load(x + i)));
         // the least power of two with peak <= 127.25 scale: the ratio's bits, rounded up to a bare exponent
         const float ratio = largest_lane(largest) * (1.f / 127.25f);
-        int32_t bits;
+        uint32_t bits;
         memcpy(&bits, &ratio, sizeof(bits));
-        bits = (bits + 0x7fffff) & 0x7f800000;
-        if (bits == 0) bits = 0x00800000;
-        const int32_t inverse_bits = 0x7f000000 - bits;
+        bits = (bits + 0x7fffffu) & 0x7f800000u;
+        if (bits == 0) bits = 0x00800000u;
+        const uint32_t inverse_bits = 0x7f000000u - bits;
         float scale, inverse;
         memcpy(&scale, &bits, sizeof(bits));
         memcpy(&inverse, &inverse_bits, sizeof(bits));

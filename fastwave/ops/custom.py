@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.dlpack import to_dlpack
 
-__all__ = ["argument_schema", "arguments", "capsule", "define", "require_cpu"]
+__all__ = ["argument_schema", "arguments", "capsule", "define", "require_all_cpu", "require_cpu"]
 
 LIBRARY = torch.library.Library("fastwave", "DEF")
 
@@ -50,6 +50,17 @@ def define(name: str, schema: str, cpu: Callable, fake: Callable) -> None:
 
 
 def require_cpu(name: str, tensor: Tensor) -> None:
-    """ValueError unless the tensor that an op goes by is on the CPU, where its kernels are."""
+    """ValueError unless the tensor is on the CPU, where the kernels are; TypeError if it is none."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
     if tensor.device.type != "cpu":
         raise ValueError(f"{name} must be on cpu, got {tensor.device}")
+
+
+def require_all_cpu(required: dict[str, Tensor], **optional: Tensor | None) -> None:
+    """require_cpu for every tensor of a call.
+
+    With one of them on "meta" torch would call the fake op, and hand out an output that nobody has written.
+    """
+    for name, tensor in (required | {n: t for n, t in optional.items() if t is not None}).items():
+        require_cpu(name, tensor)

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastwave import _cpu
-from fastwave.ops.custom import argument_schema, arguments, capsule, define, require_cpu
+from fastwave.ops.custom import argument_schema, arguments, capsule, define, require_all_cpu
 from fastwave.ops.rounding import DTYPES, rounded
 
 __all__ = ["GatedStackSpec", "GatedStackWeights", "gated_stack", "gated_stack_ref", "initial_state"]
@@ -392,7 +392,7 @@ def gated_stack(
     Raises:
         ValueError: a tensor of another shape, dtype, device or layout; the message names it.
     """
-    require_cpu("x", x)
+    require_all_cpu({"x": x, "weights": weights}, c=c, g=g, u=u, y=y, lengths=lengths, state=state)
     return torch.ops.fastwave.gated_stack(
         x, weights, c, g, u, y, lengths, state, reverse=reverse, threads=threads, **arguments(spec)
     )

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastwave import _cpu
-from fastwave.ops.custom import argument_schema, arguments, capsule, define, require_cpu
+from fastwave.ops.custom import argument_schema, arguments, capsule, define, require_all_cpu
 
 __all__ = ["UpsampleSpec", "UpsampleWeights", "upsample", "upsample_ref"]
 
@@ -53,6 +53,8 @@ class UpsampleSpec:
             raise ValueError(f"n_mels must be at least 1, got {self.n_mels}")
         if any(s < 1 for s in self.scales):
             raise ValueError(f"scales must be positive integers, got {self.scales}")
+        if math.prod(self.scales) > 2**24:
+            raise ValueError(f"scales must have a product of at most 2^24, got {math.prod(self.scales)}")
         if self.freq_kernel < 1 or self.freq_kernel % 2 == 0:
             raise ValueError(f"freq_kernel must be odd, got {self.freq_kernel}")
         if self.context < 0:
@@ -154,9 +156,9 @@ def upsample(
     Raises:
         ValueError: a tensor of another shape, dtype, device or layout; the message names it.
     """
+    require_all_cpu({"mel": mel, "weights": weights})
     if frames is None:
         frames = max(0, mel.shape[-1] - 2 * spec.context - skip)
-    require_cpu("mel", mel)
     return torch.ops.fastwave.upsample(mel, weights, skip=skip, frames=frames, threads=threads, **arguments(spec))
 
 
@@ -181,4 +183,6 @@ define(
 def _empty_output(mel: Tensor, frames: int, spec: dict) -> Tensor:
     if mel.dim() != 3:
         raise ValueError(f"mel must be (batch, {spec['n_mels']}, frames), got {tuple(mel.shape)}")
+    if not 0 <= frames <= mel.shape[2]:
+        raise ValueError(f"frames must be between 0 and {mel.shape[2]}, got {frames}")
     return mel.new_empty(mel.shape[0], spec["n_mels"], frames * math.prod(spec["scales"]))

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from fastwave import _cpu
 from fastwave.ops import heads
-from fastwave.ops.custom import argument_schema, arguments, capsule, define, require_cpu
+from fastwave.ops.custom import argument_schema, arguments, capsule, define, require_all_cpu
 from fastwave.ops.gated_stack import GatedStackSpec, GatedStackWeights, contiguous_state, gated_stack_ref
 
 __all__ = ["HeadSpec", "initial_sampler_state", "sampler_state_size", "wavenet_sample", "wavenet_sample_ref"]
@@ -159,7 +159,8 @@ def wavenet_sample(
     Raises:
         ValueError: a tensor of another shape, dtype, device or layout; the message names it.
     """
-    require_cpu("noise", noise)
+    required = {"noise": noise, "weights": weights, "state": state}
+    require_all_cpu(required, c=c, g=g, table=table, forced=forced, lengths=lengths)
     return torch.ops.fastwave.wavenet_sample(
         noise,
         weights,

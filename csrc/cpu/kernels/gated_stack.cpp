@@ -356,7 +356,7 @@ void Stack<T>::run() {
         if (n > 0) head(heads, first, n, h[s.layers]);
     }
 
-    for (int64_t ch = 0; ch < s.out_channels(); ++ch)
+    for (int64_t ch = 0; ch < s.out_channels() && p.length < p.time; ++ch)
         memset(p.out + ch * p.time + p.length, 0, (p.time - p.length) * sizeof(float));
     if (p.state) save(v);
 }
