@@ -336,6 +336,7 @@ void upsample(const py::dict& spec, py::object mel_, py::object weights_, py::ob
     if (skip < 0 || skip > params.frames - 2 * params.context - params.out_frames)
         fail("skip", "such that skip + frames stays within mel's frames", skip);
     if (threads < 1) fail("threads", "at least 1", threads);
+    if (out.numel() == 0) return;  // any number of rows may be empty
     params.weights = weights.data<float>();
     Interrupt interrupt;
     interrupt.run([&] {
