@@ -292,6 +292,10 @@ def test_bindings_check_the_types_of_the_shape(field, value, message):
         _cpu.packed_size(arguments(SPEC) | {field: value})
 
 
+def test_any_number_of_rows_may_be_empty():
+    assert upsample(torch.zeros(2**40, 3, 0), PHASES, UP).shape == (2**40, 3, 0)
+
+
 def test_bindings_name_a_missing_field():
     with pytest.raises(KeyError, match="dilations"):
         _cpu.packed_size({k: v for k, v in arguments(SPEC).items() if k != "dilations"})
