@@ -29,8 +29,8 @@ def main() -> None:
     os.sched_setaffinity(0, {core})  # threads started later inherit it
     torch.set_num_threads(1)
     sampler = Sampler(WaveNetConfig.clarinet())
-    _, samples = _sized(lambda n: sampler.kernels(n, 1), sampler.unit, SECONDS)
-    runs = {threads: sampler.kernels(samples, threads) for threads in (1, 2)}
+    _, samples = _sized(lambda n: sampler.kernels(n, "float32", 1), sampler.unit, SECONDS)
+    runs = {threads: sampler.kernels(samples, "float32", threads) for threads in (1, 2)}
     elapsed: dict[int, list[float]] = {threads: [] for threads in runs}
     for _ in range(repeats):
         for threads, run in runs.items():

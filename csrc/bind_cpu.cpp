@@ -185,6 +185,7 @@ void gated_stack(const py::dict& spec, py::object x_, py::object weights_, py::o
     }
     require(out, "out", float32, {batch, shape.out_channels(), time});
     if (threads < 1) fail("threads", "at least 1", threads);
+    if (out.numel() == 0) return;  // of rows without samples there may be more than can be counted to
     const Integers valid = lengths_of(lengths, batch, time);
     const int64_t team = team_size(threads, batch);
 
@@ -263,6 +264,7 @@ void wavenet_sample(const py::dict& spec, const py::dict& head, py::object noise
     if (threads < 1) fail("threads", "at least 1", threads);
     const Integers valid = lengths_of(lengths, batch, time);
 
+    if (samples.numel() == 0) return;
     params.shape = shape;
     params.weights = weights.data<float>();
     params.table = table.data<float>();
@@ -336,7 +338,7 @@ void upsample(const py::dict& spec, py::object mel_, py::object weights_, py::ob
     if (skip < 0 || skip > params.frames - 2 * params.context - params.out_frames)
         fail("skip", "such that skip + frames stays within mel's frames", skip);
     if (threads < 1) fail("threads", "at least 1", threads);
-    if (out.numel() == 0) return;  // any number of rows may be empty
+    if (out.numel() == 0) return;
     params.weights = weights.data<float>();
     Interrupt interrupt;
     interrupt.run([&] {

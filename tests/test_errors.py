@@ -309,3 +309,9 @@ def test_a_stack_too_large_for_memory_is_an_error_in_every_thread():
         with pytest.raises(MemoryError):
             gated_stack(torch.zeros(3, 1, 4), weights, spec, threads=threads)
     assert torch.isfinite(gated_stack(X, WEIGHTS, SPEC, c=C)).all()  # the next call has a workspace again
+
+
+def test_more_empty_rows_than_can_be_counted_to_take_no_time():
+    rows = 2**50
+    assert up(mel=torch.empty(rows, 3, 0))().shape == (rows, 3, 0)
+    assert stack(x=torch.empty(rows, 1, 0), c=torch.empty(rows, 3, 0))().shape[::2] == (rows, 0)
