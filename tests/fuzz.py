@@ -245,7 +245,7 @@ def random_call(r: random.Random) -> Call:
 
 
 def changed_field(r: random.Random, spec: dict, name: str, binding: bool):
-    if binding and r.random() < 0.3:
+    if binding and (r.random() < 0.3 or not isinstance(spec[name], bool | str | float | int | list | tuple)):
         if r.random() < 0.2:
             del spec[name]
             return "missing"
