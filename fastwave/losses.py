@@ -1,4 +1,4 @@
-"""Losses on waveforms."""
+"""Losses on waveforms and on distributions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,43 @@ from torch import Tensor, nn
 
 from fastwave.audio import MelSpec, mel_filterbank
 
-__all__ = ["MultiResolutionSTFTLoss"]
+__all__ = ["MultiResolutionSTFTLoss", "STFTMagnitudeLoss", "gaussian_kl", "regularized_kl"]
+
+
+def gaussian_kl(
+    mu_q: Tensor, log_sigma_q: Tensor, mu_p: Tensor, log_sigma_p: Tensor, log_sigma_min: float = -6.0
+) -> Tensor:
+    """KL(q || p) of Gaussians, in nats, each element; both log-sigmas are bounded below (ClariNet, Eq. 9)."""
+    log_sigma_q, log_sigma_p = log_sigma_q.clamp(min=log_sigma_min), log_sigma_p.clamp(min=log_sigma_min)
+    variance_q, variance_p = (2 * log_sigma_q).exp(), (2 * log_sigma_p).exp()
+    return log_sigma_p - log_sigma_q + (variance_q - variance_p + (mu_p - mu_q).square()) / (2 * variance_p)
+
+
+def regularized_kl(mu_q: Tensor, log_sigma_q: Tensor, mu_p: Tensor, log_sigma_p: Tensor, weight: float = 4.0) -> Tensor:
+    """The mean of KL(q || p) + weight |log sigma_p - log sigma_q|^2, these not bounded (ClariNet, Eq. 10)."""
+    distance = (log_sigma_p - log_sigma_q).square()
+    return (gaussian_kl(mu_q, log_sigma_q, mu_p, log_sigma_p) + weight * distance).mean()
+
+
+class STFTMagnitudeLoss(nn.Module):
+    """The mean squared distance of linear STFT magnitudes (ClariNet, section 3.3).
+
+    As in ksw0306/ClariNet: frames of ``fft_size`` samples, every ``hop_length``, with no window.
+    """
+
+    def __init__(self, fft_size: int = 1024, hop_length: int = 256):
+        super().__init__()
+        self.fft_size, self.hop_length = fft_size, hop_length
+
+    def magnitude(self, wave: Tensor) -> Tensor:
+        """(batch, samples) -> (batch, fft_size / 2 + 1, frames)."""
+        window = wave.new_ones(self.fft_size)
+        spectrum = torch.stft(wave, self.fft_size, self.hop_length, window=window, return_complex=True)
+        return (spectrum.real.square() + spectrum.imag.square() + 1e-10).sqrt()
+
+    def forward(self, predicted: Tensor, target: Tensor) -> Tensor:
+        """(batch, samples) each -> scalar."""
+        return (self.magnitude(predicted) - self.magnitude(target)).square().mean()
 
 
 class MultiResolutionSTFTLoss(nn.Module):

@@ -9,7 +9,7 @@ from golden import Golden, diffwave_stack, diffwave_upsampler, waveglow_coupling
 from torch.nn import functional as F
 
 from fastwave.distributions import Gaussian, MixtureOfGaussians, MixtureOfLogistics
-from fastwave.losses import MultiResolutionSTFTLoss
+from fastwave.losses import MultiResolutionSTFTLoss, STFTMagnitudeLoss, gaussian_kl, regularized_kl
 from fastwave.ops import heads
 from fastwave.ops.gated_stack import gated_stack_ref
 from fastwave.ops.upsample import upsample_ref
@@ -133,6 +133,34 @@ def test_clarinets_gaussian(dtype):
 
 
 # losses --------------------------------------------------------------------------------------------------------------
+
+
+@both_dtypes
+def test_clarinets_kl(dtype):
+    golden = Golden("ksw0306_ClariNet__functions", dtype)
+    q, p = ([golden[f"in.mu_{name}"], golden[f"in.logs_{name}"]] for name in "qp")
+    golden.check(gaussian_kl(*q, *p), "kl")
+    golden.check(gaussian_kl(*q, *p).mean(), "kl_mean")
+    golden.check(regularized_kl(*q, *p), "kl_total")
+    golden.check(STFTMagnitudeLoss().magnitude(golden["in.wav"]), "stft_linear")
+
+
+@both_dtypes
+def test_clarinets_distillation(dtype):
+    """The losses of a student and its teacher: the divergence either way, the distance of magnitudes, their sum."""
+    golden = Golden("ksw0306_ClariNet__student_iaf", dtype)
+    q = [golden["out.mu_tot"], golden["out.logs_tot"]]
+    p = list(golden["out.teacher_params"][..., :-1].split(1, 1))
+    golden.check(gaussian_kl(*q, *p), "kl_qp_elem")
+    golden.check(regularized_kl(*q, *p), "kl_qp_total")
+    golden.check(gaussian_kl(*p, *q), "kl_pq_elem")
+    golden.check(regularized_kl(*p, *q), "kl_pq_total")
+    student, truth = golden["out.x_student"][:, 0, 1:], golden["in.x"][:, 0, 1:]
+    loss = STFTMagnitudeLoss()
+    golden.check(loss.magnitude(student), "stft_student")
+    golden.check(loss.magnitude(truth), "stft_truth")
+    golden.check(loss(student, truth), "loss_frame")
+    golden.check(regularized_kl(*q, *p) + loss(student, truth), "loss_total_qp")
 
 
 @both_dtypes
