@@ -172,6 +172,6 @@ def onnx_runtime(module: nn.Module, inputs: tuple[Tensor, ...], threads: int) ->
         torch.onnx.export(module, inputs, file, input_names=names, dynamo=False)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(file.getvalue(), options, providers=["CPUExecutionProvider"])
+    network = onnxruntime.InferenceSession(file.getvalue(), options, providers=["CPUExecutionProvider"])
     named = {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)}
-    return lambda: torch.from_numpy(session.run(None, named)[0])
+    return lambda: torch.from_numpy(network.run(None, named)[0])

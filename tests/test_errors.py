@@ -1,10 +1,10 @@
 """One row per message: what a user does wrong, and the one line that says so."""
 
 import dataclasses
-import re
 
 import pytest
 import torch
+from refusals import assert_refused
 
 import fastwave
 from fastwave import _cpu, models
@@ -108,10 +108,7 @@ def test_an_unknown_voice_names_the_known_ones():
 
 @pytest.mark.parametrize("name", VOCODER_ERRORS)
 def test_vocoder_error(name):
-    call, message = VOCODER_ERRORS[name]
-    with pytest.raises(ValueError, match=re.escape(message)) as error:
-        call()
-    assert "\n" not in str(error.value)
+    assert_refused(*VOCODER_ERRORS[name])
 
 
 SPEC = GatedStackSpec(
@@ -221,10 +218,7 @@ OP_ERRORS = {
 
 @pytest.mark.parametrize("name", OP_ERRORS)
 def test_op_error(name):
-    call, message = OP_ERRORS[name]
-    with pytest.raises(ValueError, match=re.escape(message)) as error:
-        call()
-    assert "\n" not in str(error.value)
+    assert_refused(*OP_ERRORS[name])
 
 
 @pytest.mark.parametrize("call", [stack(x=None), stack(x=[1.0]), stack(c="c"), sample(state=3), up(mel=None)])
@@ -290,10 +284,6 @@ def test_bindings_check_the_shape(field, value):
 def test_bindings_check_the_types_of_the_shape(field, value, message):
     with pytest.raises(TypeError, match=f"^{field} must be {message}$"):
         _cpu.packed_size(arguments(SPEC) | {field: value})
-
-
-def test_any_number_of_rows_may_be_empty():
-    assert upsample(torch.zeros(2**40, 3, 0), PHASES, UP).shape == (2**40, 3, 0)
 
 
 def test_bindings_name_a_missing_field():

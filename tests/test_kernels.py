@@ -219,6 +219,7 @@ HEADS = {
     "mixture_of_logistics": dict(distribution="mixture_of_logistics", components=10),
     "softmax": dict(distribution="softmax", classes=40),
     "softmax-one-hot": dict(distribution="softmax", classes=40, one_hot_input=True, initial_class=19),
+    "softmax-one-hot-relu": dict(distribution="softmax", classes=40, one_hot_input=True, front_relu=True),
 }
 
 

@@ -16,22 +16,24 @@ struct Arena {
     }
 };
 
-// part(i, parts) for each i below `parts`, on the threads of a team.
 template <class Part>
-FASTWAVE_INLINE void split(Team* team, const Part& part) {
+FASTWAVE_INLINE void run_parts(Team* team, decltype(Team::split) Team::* how, const Part& part) {
     if (!team) return part(0, 1);
-    team->split(
+    (team->*how)(
         team, [](void* context, int64_t i, int64_t parts) { (*static_cast<const Part*>(context))(i, parts); },
         const_cast<Part*>(&part));
 }
 
-// part(i, parts) on `parts` threads at once; with 1, alone.
+// part(i, parts) for each i below `parts`, on the threads of a team.
+template <class Part>
+FASTWAVE_INLINE void split(Team* team, const Part& part) {
+    run_parts(team, &Team::split, part);
+}
+
+// The same on `parts` threads at once; with 1, alone.
 template <class Part>
 FASTWAVE_INLINE void together(Team* team, const Part& part) {
-    if (!team) return part(0, 1);
-    team->together(
-        team, [](void* context, int64_t i, int64_t parts) { (*static_cast<const Part*>(context))(i, parts); },
-        const_cast<Part*>(&part));
+    run_parts(team, &Team::together, part);
 }
 
 // Part i of `panels` panels that must stay in groups of `unit`.

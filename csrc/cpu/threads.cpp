@@ -74,7 +74,7 @@ void share(int64_t threads, int64_t count, const std::function<void(int64_t)>& w
     if (failure) std::rethrow_exception(failure);
 }
 
-Helpers::Helpers(int64_t size) {
+Helpers::Helpers(int64_t size) : sleep_(shortest_sleep / 2), penalty_(shortest_penalty) {
     Team::split = [](Team* team, Part part, void* context) { static_cast<Helpers*>(team)->lead(part, context); };
     Team::together = [](Team* team, Part part, void* context) {
         static_cast<Helpers*>(team)->lead_together(part, context);

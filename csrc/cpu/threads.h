@@ -58,9 +58,9 @@ private:
     std::condition_variable wake_;
     alignas(64) uint64_t helped_ = 0;  // the leader's own: parts that helpers took, and when to wake them
     uint64_t helped_then_ = 0;
-    int64_t until_wake_ = 0, sleep_ = 32;
+    int64_t until_wake_ = 0, sleep_;
     bool stalled_ = false;  // a helper kept the leader waiting
-    int64_t alone_ = 0, penalty_ = 16, in_a_row_ = 0;
+    int64_t alone_ = 0, penalty_, in_a_row_ = 0;
     std::vector<std::jthread> threads_;
 };
 

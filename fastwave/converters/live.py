@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from collections.abc import Callable, Iterable
 
@@ -22,7 +23,7 @@ __all__ = ["Live", "LiveStudent", "LiveWaveNet"]
 BLOCK = 1024  # samples that one call of the sampler makes, between two ticks of a progress bar
 
 
-class Live:
+class Live(abc.ABC):
     """Base: a module, and its conversion as of the last call.
 
     The rule for changed weights: every call compares the module's state dict with the one that it converted, value by
@@ -48,13 +49,13 @@ class Live:
         named = any(kind.__name__ == cls.class_name for kind in type(module).__mro__)
         return named and all(any(key.startswith(start) for key in found) for start in cls.keys)
 
+    @abc.abstractmethod
     def build(self) -> models.Model:
         """The module as one of our models."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def pack(self) -> None:
         """The weights of ``self.model`` as the kernels read them."""
-        raise NotImplementedError
 
     def refresh(self) -> None:
         """Converts the module again where its state dict has changed; every sampling call begins with it."""

@@ -170,14 +170,17 @@ void Stack<T>::front(const StackWeights& w, int64_t first, int64_t n, const Ring
 template <class T>
 void Stack<T>::round(int64_t index, Columns columns, const Ring* h, const Ring* v) {
     if (!apart || index == s.layers) return;
-    float* column = buffers.column + columns.part * padded(s.residual);
-    for (int64_t t = columns.first; t < columns.first + columns.n; ++t) {
-        const float* x = h[index].at(t);
+    float* sum = buffers.column + columns.part * padded(s.residual);
+    const float* from[chunk];
+    float* to[chunk];
+    h[index].columns(from, columns.first, columns.n);
+    v[index].columns(to, columns.first, columns.n);
+    for (int64_t t = 0; t < columns.n; ++t) {
         if (p.u) {
-            for (int64_t i = 0; i < s.residual; ++i) column[i] = x[i] + p.u[index * s.residual + i];
-            x = column;
+            for (int64_t i = 0; i < s.residual; ++i) sum[i] = from[t][i] + p.u[index * s.residual + i];
+            from[t] = sum;
         }
-        T::round(v[index].at(t), x, s.residual);
+        T::round(to[t], from[t], s.residual);
     }
 }
 

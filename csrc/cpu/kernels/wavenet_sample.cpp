@@ -241,9 +241,10 @@ void Sampler<T>::add_tap(int64_t l, int64_t tap, int64_t start, int64_t t, int64
     product<T>(panels, steps * p.rows, &segment, 1, init, StorePlain{out, false});
 }
 
-// out = bias + W x for a matrix of `panels` panels and an x that is mostly zeros, one-hot say.
+// out = bias + W x, behind an optional ReLU, for a matrix of `panels` panels and an x that is mostly zeros, one-hot
+// say.
 static void sparse_product(int64_t panels, const float* weight, const float* bias, int64_t depth, const float* x,
-                           float* out) {
+                           bool relu, float* out) {
     memcpy(out, bias, panels * panel * sizeof(float));
     for (int64_t k = 0; k < depth; ++k) {
         if (x[k] == 0.f) continue;
@@ -253,6 +254,8 @@ static void sparse_product(int64_t panels, const float* weight, const float* bia
                 store(to, fma(load(weight + (p * depth + k) * panel + v * width), splat(x[k]), load(to)));
             }
     }
+    if (relu)
+        for (int64_t i = 0; i < panels * panel; i += width) store(out + i, max(splat(0.f), load(out + i)));
 }
 
 template <class T>
@@ -264,10 +267,10 @@ void Sampler<T>::front() {
         x[row] = b.window + row * b.window_size;
         init[row] = weights_.front_bias;
         h[row] = b.h + row * b.residual;
-        if (s.in_channels > 1 && !s.front_relu)
-            sparse_product(panels, weights_.front, weights_.front_bias, depth, x[row], h[row]);
+        if (s.in_channels > 1)
+            sparse_product(panels, weights_.front, weights_.front_bias, depth, x[row], s.front_relu, h[row]);
     }
-    if (s.in_channels > 1 && !s.front_relu) return;
+    if (s.in_channels > 1) return;
     const Segment segment = {weights_.front, depth, x};
     product<Float32>({0, panels}, p.rows, &segment, 1, init, StorePlain{h, s.front_relu});
 }
