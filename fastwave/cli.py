@@ -25,17 +25,15 @@ from tqdm import tqdm
 
 from fastwave import _cpu, audio, checkpoint, converters, evaluate, vocoder
 from fastwave.audio import MelSpec
-from fastwave.train import loop
+from fastwave.train import TRAININGS, loop
 from fastwave.train.data import find_clips, select
-from fastwave.train.student import Student
-from fastwave.train.teacher import Teacher
 
 __all__ = ["load_mel", "main"]
 
 AUDIO_SUFFIXES = (".wav", ".flac")
 CHUNK = 32  # frames between updates of the progress bar
 
-Quiet = Annotated[bool, tyro.conf.arg(aliases=("-q",))]
+Quiet = Annotated[bool, tyro.conf.arg(aliases=("-q",), help="print nothing.")]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,7 +49,6 @@ class Vocode:
         dtype: of the layers' products: "float32", "bfloat16" or "int8".
         device: "cpu".
         threads: CPU threads.
-        quiet: print nothing.
     """
 
     inputs: tyro.conf.Positional[tuple[Path, ...]]
@@ -160,32 +157,18 @@ def speed(samples: int, sample_rate: int, seconds: float) -> str:
     return f"{samples / sample_rate:.2f} s of speech, {rate:,.0f} samples/s, {factor}"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainTeacher(Teacher):
-    """Trains an autoregressive WaveNet, the teacher, by maximum likelihood; its loss is in nats per sample.
+def train_command(training: type[loop.Training]) -> type:
+    """The command that trains with the options of ``training``."""
 
-    Attributes:
-        quiet: print nothing.
-    """
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Train(training):
+        quiet: Quiet = False
 
-    quiet: Quiet = False
+        def run(self) -> None:
+            loop.run(self, self.quiet)
 
-    def run(self) -> None:
-        loop.run(self, self.quiet)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainStudent(Student):
-    """Trains a parallel student, noise and mel in, waveform out, under the multi-resolution STFT loss.
-
-    Attributes:
-        quiet: print nothing.
-    """
-
-    quiet: Quiet = False
-
-    def run(self) -> None:
-        loop.run(self, self.quiet)
+    Train.__doc__ = training.__doc__
+    return Train
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -295,8 +278,8 @@ def cuda_devices() -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status; wrong usage raises SystemExit(2), as argparse does."""
     train = tyro.extras.SubcommandApp()
-    train.command(TrainTeacher, name="teacher")
-    train.command(TrainStudent, name="student")
+    for name, training in TRAININGS.items():
+        train.command(train_command(training), name=name)
     app = tyro.extras.SubcommandApp()
     app.command(Vocode, name="vocode")
     app.command(train, name="train", help="Trains a model.")

@@ -8,14 +8,35 @@ is worth there.
 import json
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors import safe_open
 
 from fastwave.layers import Upsampler
-from fastwave.ops.gated_stack import GatedStackSpec, GatedStackWeights
-from fastwave.ops.upsample import UpsampleSpec
+from fastwave.ops.gated_stack import GatedStackSpec, GatedStackWeights, gated_stack, gated_stack_ref
+from fastwave.ops.upsample import UpsampleSpec, upsample, upsample_ref
+from fastwave.pack import pack_gated_stack, pack_upsample
 
 DATA = Path(__file__).parent / "data"
+
+# on the references in both types, and on the kernels
+everywhere = pytest.mark.parametrize(
+    ("dtype", "kernels"),
+    [(torch.float64, False), (torch.float32, False), (torch.float32, True)],
+    ids=["float64", "float32", "kernels"],
+)
+
+
+def run_upsampler(upsampler, mel, kernels):
+    if kernels:
+        return upsample(mel, pack_upsample(upsampler.weights()), upsampler.spec)
+    return upsample_ref(mel, upsampler.weights(), upsampler.spec)
+
+
+def run_stack(stack, x, kernels, **named):
+    if kernels:
+        return gated_stack(x, pack_gated_stack(stack.weights(), stack.spec), stack.spec, **named)
+    return gated_stack_ref(x, stack.weights(), stack.spec, **named)
 
 
 class Golden:

@@ -9,7 +9,7 @@ import peers
 import pytest
 import safetensors.torch
 import torch
-from golden import Golden
+from golden import Golden, everywhere, run_stack, run_upsampler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peers import SMALL, SPEAKERS
@@ -17,10 +17,8 @@ from peers import SMALL, SPEAKERS
 import fastwave
 from fastwave import models
 from fastwave.audio import MelSpec
-from fastwave.ops.gated_stack import gated_stack, gated_stack_ref
-from fastwave.ops.upsample import upsample, upsample_ref
 from fastwave.ops.wavenet_sample import initial_sampler_state, wavenet_sample, wavenet_sample_ref
-from fastwave.pack import pack_gated_stack, pack_upsample
+from fastwave.pack import pack_gated_stack
 
 R9Y9, KSW0306 = "r9y9/wavenet_vocoder", "ksw0306/ClariNet"
 TEACHER = "ksw0306_ClariNet__teacher_gaussian"
@@ -44,25 +42,6 @@ def converted(name, dtype=torch.float32):
 
 
 # goldens -------------------------------------------------------------------------------------------------------------
-
-# on the references in both types, and on the kernels
-everywhere = pytest.mark.parametrize(
-    ("dtype", "kernels"),
-    [(torch.float64, False), (torch.float32, False), (torch.float32, True)],
-    ids=["float64", "float32", "kernels"],
-)
-
-
-def run_upsampler(upsampler, mel, kernels):
-    if kernels:
-        return upsample(mel, pack_upsample(upsampler.weights()), upsampler.spec)
-    return upsample_ref(mel, upsampler.weights(), upsampler.spec)
-
-
-def run_stack(stack, x, kernels, **named):
-    if kernels:
-        return gated_stack(x, pack_gated_stack(stack.weights(), stack.spec), stack.spec, **named)
-    return gated_stack_ref(x, stack.weights(), stack.spec, **named)
 
 
 def run_sampler(model, noise, kernels, **named):

@@ -282,7 +282,7 @@ def test_an_interrupted_run_ends_like_another(options, kind, monkeypatch, tmp_pa
 
     ends = [torch.load(run.out / "checkpoint.pt", weights_only=True) for run in (whole, pieces)]
     assert [end["step"] for end in ends] == [6, 6]
-    for part in ("model", "optimizer"):
+    for part in ("modules", "optimizers"):
         torch.testing.assert_close(ends[0][part], ends[1][part], rtol=0, atol=0)
     loop.run(pieces, quiet=True)  # nothing is left to do
     assert torch.load(pieces.out / "checkpoint.pt", weights_only=True)["step"] == 6
@@ -303,7 +303,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(options, monkeypatch):
         loop.run(training, quiet=True)
     state = torch.load(training.out / "checkpoint.pt", weights_only=True)
     assert state["step"] == 2
-    assert all(tensor.isfinite().all() for tensor in state["model"].values())
+    assert all(tensor.isfinite().all() for tensor in state["modules"]["model"].values())
 
 
 def test_output(options, capsys):

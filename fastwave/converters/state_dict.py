@@ -13,7 +13,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,19 +47,26 @@ class Checkpoint:
     """The tensors of a checkpoint, by the names they have without weight norm and without ``module.`` before them.
 
     Args:
-        source: a path (.safetensors, or a file of torch.save), or a state dict; either may be ``{"state_dict": ...}``.
+        source: a path (.safetensors, or a file of torch.save), or a state dict.
         name: of a state dict, in messages; a file goes by its path.
+        inside: keys under one another that the state dict may be found under.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: the file is not a checkpoint, or one that more than ``torch.load(weights_only=True)`` would read.
     """
 
-    def __init__(self, source: str | os.PathLike | Mapping[str, Any], name: str = "state dict"):
+    def __init__(
+        self,
+        source: str | os.PathLike | Mapping[str, Any],
+        name: str = "state dict",
+        inside: Sequence[str] = ("state_dict",),
+    ):
         self.name = name if isinstance(source, Mapping) else str(source)
         tensors = source if isinstance(source, Mapping) else _read(Path(source))
-        if isinstance(tensors, Mapping) and isinstance(tensors.get("state_dict"), Mapping):
-            tensors = tensors["state_dict"]
+        for key in inside:
+            if isinstance(tensors, Mapping) and isinstance(tensors.get(key), Mapping):
+                tensors = tensors[key]
         if not isinstance(tensors, Mapping) or not tensors:
             got = "an empty one" if isinstance(tensors, Mapping) else type(tensors).__name__
             raise ValueError(f"{self.name} must hold a state dict, got {got}")

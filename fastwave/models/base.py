@@ -75,10 +75,19 @@ class Model(nn.Module):
         config = checkpoint.config_to_dict(self.config)
         checkpoint.save_folder(folder, type(self).__name__, config, self.state_dict())
 
+    @property
+    def context(self) -> int:
+        """Frames of mel on either side that the upsampler eats."""
+        return self.upsampler.spec.context
+
+    @property
+    def noise_rate(self) -> int:
+        """Columns of noise to a frame of mel."""
+        return self.config.mel.hop_length
+
     def with_context(self, mel: Tensor) -> Tensor:
         """mel with its edge frames replicated where the upsampler eats context."""
-        context = self.upsampler.spec.context
-        return F.pad(mel, (context, context), "replicate") if context else mel
+        return F.pad(mel, (self.context, self.context), "replicate") if self.context else mel
 
     def condition(self, mel: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Conditioning columns of mel (batch, n_mels, frames), (batch, n_mels, columns).
@@ -98,10 +107,10 @@ class Model(nn.Module):
         return out
 
     def noise(self, mel: Tensor, noise_tensor: Tensor | None, seed: int) -> Tensor:
-        """The caller's noise, checked, or that of the seed: (batch, noise channels, frames * hop_length)."""
+        """The caller's noise, checked, or that of the seed: (batch, noise channels, frames * noise_rate)."""
         audio.check_mel(mel, self.config.mel)
         batch, _, frames = mel.shape
-        shape = (batch, len(self.noise_kinds), frames * self.config.mel.hop_length)
+        shape = (batch, len(self.noise_kinds), frames * self.noise_rate)
         if noise_tensor is None:
             return noise.draw(self.noise_kinds, seed, batch, 0, shape[2]).to(mel)
         if tuple(noise_tensor.shape) not in (shape, (shape[0], shape[2]) if shape[1] == 1 else shape):

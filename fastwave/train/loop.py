@@ -1,8 +1,9 @@
-"""One training loop for every model that has ``loss(wave, mel)``.
+"""One training loop for every model.
 
-Adam; a learning rate that rises linearly, then falls along half a cosine; gradients clipped by their global norm. A run
-is a function of its options: batches are keyed by (seed, step), and so are torch's random numbers, so that a run
-that was stopped and resumed ends in the same weights, bit for bit, as one that was not (on a CPU).
+What it minimises, and with what, an Objective says: a model's own ``loss(wave, mel)`` under Adam, where none says
+otherwise, with a learning rate that rises linearly, then falls along half a cosine. Gradients are clipped by their
+global norm. A run is a function of its options: batches are keyed by (seed, step), and so are torch's random numbers,
+so that a run that was stopped and resumed ends in the same weights, bit for bit, as one that was not (on a CPU).
 """
 
 from __future__ import annotations
@@ -18,26 +19,59 @@ import signal
 import threading
 import time
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
 import torch
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from fastwave import checkpoint
 from fastwave.models import Model
-from fastwave.train.data import Clip, Dataset, find_clips, select, standardized
+from fastwave.train.data import Clip, Dataset, Segments, find_clips, select, standardized
 
-__all__ = ["Training", "fit", "learning_rate", "run"]
+__all__ = ["Learner", "Objective", "Training", "fit", "learning_rate", "run"]
 
 CHECKPOINT, LOG, MODEL = "checkpoint.pt", "log.jsonl", "model"
 VALIDATION_SEGMENTS = 4  # of each validation clip
 
 
+@dataclasses.dataclass(frozen=True)
+class Learner:
+    """A module, the optimiser that updates it, and the largest global norm of its gradient."""
+
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+    clip_norm: float
+
+
+class Objective:
+    """What a run minimises: here the model's own loss.
+
+    One with a discriminator adds learners; the checkpoint holds them all. Nothing else that changes may be kept here,
+    or a resumed run would differ.
+    """
+
+    def __init__(self, model: Model, training: Training):
+        self.model, self.training = model, training
+        adam = torch.optim.Adam(model.parameters(), lr=training.learning_rate)
+        self.learners = {"model": Learner(model, adam, training.clip_norm)}
+
+    def losses(self, wave: Tensor, mel: Tensor, step: int) -> Iterator[tuple[str, Tensor]]:
+        """Names of learners and their losses; each learner is updated before the next loss is asked for."""
+        yield "model", self.model.loss(wave, mel)
+
+    def learning_rate(self, name: str, step: int) -> float:
+        """A learner's, of the update that follows ``step`` updates."""
+        return learning_rate(self.training, step)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Training:
-    """Options of a training run. A subclass gives the ``model_class`` and the ``preset`` configuration of its model.
+    """Options of a training run.
+
+    A subclass gives the ``model_class``, the ``preset`` configuration of its model, and maybe another ``objective``.
 
     Attributes:
         data: folder in LJ Speech's layout (metadata.csv), or any folder of WAV and FLAC files.
@@ -85,6 +119,7 @@ class Training:
 
     model_class: ClassVar[type[Model]]
     preset: ClassVar
+    objective: ClassVar[type[Objective]] = Objective
 
     def model_config(self, clips: Sequence[Clip]):
         """The configuration in the file ``config``, or else the preset with the statistics of ``clips``."""
@@ -131,7 +166,7 @@ def run(training: Training, quiet: bool = False) -> None:
     config = training.model_config(clips)
     torch.manual_seed(training.seed)
     model = training.model_class(config).to(device)
-    segments = (model.config.mel, training.frames, model.upsampler.spec.context)
+    segments = (model.config.mel, training.frames, model.context)
     train = Dataset(clips, *segments)
     validation = Dataset(held_out, *segments) if held_out else None
     if not quiet:
@@ -165,11 +200,12 @@ def fit(model: Model, train: Dataset, validation: Dataset | None, training: Trai
         torch.set_num_threads(training.threads)
     device = next(model.parameters()).device
     training.out.mkdir(parents=True, exist_ok=True)
-    optimizer = torch.optim.Adam(model.parameters(), lr=training.learning_rate)
-    step, seconds = _resume(training.out / CHECKPOINT, model, optimizer)
-    model.train()
+    objective = training.objective(model, training)
+    step, seconds = _resume(training.out / CHECKPOINT, model, objective.learners)
+    for learner in objective.learners.values():
+        learner.module.train()
 
-    started, losses = time.monotonic(), []
+    started, losses = time.monotonic(), {}
     deadline = math.inf if training.minutes is None else started + 60 * training.minutes
     with (
         _interrupts() as interrupted,
@@ -178,43 +214,56 @@ def fit(model: Model, train: Dataset, validation: Dataset | None, training: Trai
     ):
         while step < training.steps:
             segments = train.draw(training.batch, training.seed, step)
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(training, step)
             torch.manual_seed(training.seed << 32 | step)
-            with torch.autocast(device.type, torch.bfloat16, enabled=training.precision == "bfloat16"):
-                loss = model.loss(segments.wave.to(device), segments.mel.to(device))
-            optimizer.zero_grad()
-            loss.backward()
-            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), training.clip_norm)
-            if not (math.isfinite(loss.item()) and math.isfinite(norm.item())):
-                raise FloatingPointError(
-                    f"loss and gradient must be finite, got {loss.item()} and {norm.item()} at step {step} "
-                    f"on {', '.join(segments.names)}"
-                )
-            optimizer.step()
+            for name, loss in _update(objective, segments, device, step):
+                losses.setdefault("loss" if name == "model" else f"{name}_loss", []).append(loss)
             step += 1
-            losses.append(loss.item())
             bar.update()
-            bar.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
+            bar.set_postfix({name: f"{values[-1]:.3f}" for name, values in losses.items()}, refresh=False)
 
             stopping = step == training.steps or time.monotonic() > deadline
             if stopping or interrupted or step % training.interval == 0:
-                _save(training.out / CHECKPOINT, model, optimizer, step, seconds + time.monotonic() - started)
+                _save(training.out / CHECKPOINT, model, objective.learners, step, seconds + time.monotonic() - started)
                 model.save(training.out / MODEL)
             if interrupted:
                 raise KeyboardInterrupt
             if stopping or step % training.interval == 0:
                 line = {"step": step, "seconds": round(seconds + time.monotonic() - started, 1)}
-                line |= {"loss": sum(losses) / len(losses)}
+                line |= {name: sum(values) / len(values) for name, values in losses.items()}
                 if validation is not None:
                     line |= {"validation_loss": validation_loss(model, validation, training.seed)}
-                log.write(json.dumps(line | {"learning_rate": learning_rate(training, step)}) + "\n")
+                line["learning_rate"] = objective.learning_rate("model", step)
+                log.write(json.dumps(line) + "\n")
                 log.flush()
                 if not quiet:
                     bar.write(", ".join(f"{k} {v:.4g}" if k.endswith("loss") else f"{k} {v}" for k, v in line.items()))
                 losses.clear()
             if stopping:
                 break
+
+
+def _update(objective: Objective, segments: Segments, device: torch.device, step: int) -> Iterator[tuple[str, float]]:
+    """One step: updates learner after learner, and yields their names and losses."""
+    bfloat16 = objective.training.precision == "bfloat16"
+    losses = objective.losses(segments.wave.to(device), segments.mel.to(device), step)
+    while True:
+        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+            name, loss = next(losses, (None, None))
+        if name is None:
+            return
+        learner = objective.learners[name]
+        for group in learner.optimizer.param_groups:
+            group["lr"] = objective.learning_rate(name, step)
+        learner.optimizer.zero_grad()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(learner.module.parameters(), learner.clip_norm)
+        if not (math.isfinite(loss.item()) and math.isfinite(norm.item())):
+            raise FloatingPointError(
+                f"loss and gradient must be finite, got {loss.item()} and {norm.item()} at step {step} "
+                f"on {', '.join(segments.names)}"
+            )
+        learner.optimizer.step()
+        yield name, loss.item()
 
 
 @torch.no_grad()
@@ -248,20 +297,20 @@ def _interrupts():
         signal.signal(signal.SIGINT, before)
 
 
-def _save(path: Path, model: Model, optimizer: torch.optim.Optimizer, step: int, seconds: float) -> None:
+def _save(path: Path, model: Model, learners: Mapping[str, Learner], step: int, seconds: float) -> None:
     state = {
         "config": checkpoint.config_to_dict(model.config),
         "step": step,
         "seconds": seconds,
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
+        "modules": {name: learner.module.state_dict() for name, learner in learners.items()},
+        "optimizers": {name: learner.optimizer.state_dict() for name, learner in learners.items()},
     }
     buffer = io.BytesIO()
     torch.save(state, buffer)
     checkpoint.write_whole(path, buffer.getvalue())
 
 
-def _resume(path: Path, model: Model, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
+def _resume(path: Path, model: Model, learners: Mapping[str, Learner]) -> tuple[int, float]:
     """Loads what ``_save`` wrote and returns its step and seconds; 0 and 0 where there is no file."""
     if not path.exists():
         return 0, 0.0
@@ -270,11 +319,12 @@ def _resume(path: Path, model: Model, optimizer: torch.optim.Optimizer) -> tuple
             raise KeyError
         state = torch.load(path, map_location="cpu", weights_only=True)
         config, step, seconds = state["config"], state["step"], state["seconds"]
-        weights, moments = state["model"], state["optimizer"]
+        weights = {name: (state["modules"][name], state["optimizers"][name]) for name in learners}
     except (RuntimeError, KeyError, TypeError, pickle.UnpicklingError):
         raise ValueError(f"out must hold a checkpoint of this command or none, got a corrupt {str(path)!r}") from None
     if config != checkpoint.config_to_dict(model.config):
         raise ValueError(f"out must hold a checkpoint of the same configuration, got another in {str(path)!r}")
-    model.load_state_dict(weights)
-    optimizer.load_state_dict(moments)
+    for name, learner in learners.items():
+        learner.module.load_state_dict(weights[name][0])
+        learner.optimizer.load_state_dict(weights[name][1])
     return step, seconds
