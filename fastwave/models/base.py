@@ -1,10 +1,14 @@
-"""What every model shares: a configuration, a folder on disk, and the checks of what a caller hands in."""
+"""What every model shares: a configuration, a folder on disk, and the checks of what a caller hands in.
+
+A parallel model, which makes all samples at once, says in ``stages`` which gated stacks it runs, and in ``synthesize``
+what happens between them. That is enough for its reference (ParallelModel.generate) and for the kernels (Vocoder).
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +16,10 @@ from torch.nn import functional as F
 
 from fastwave import audio, checkpoint, noise
 from fastwave.audio import MelSpec
+from fastwave.layers import GatedStack
 from fastwave.ops.upsample import UpsampleSpec
 
-__all__ = ["ConditionedConfig", "Model", "load"]
+__all__ = ["ConditionedConfig", "Model", "ParallelModel", "Run", "Stage", "load"]
 
 MODELS: dict[str, type[Model]] = {}
 
@@ -118,6 +123,84 @@ class Model(nn.Module):
         if not torch.isfinite(noise_tensor).all():
             raise ValueError("noise must be finite, got NaN or infinity")
         return noise_tensor.to(mel).reshape(shape)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One use of a gated stack in a parallel model.
+
+    Attributes:
+        stack: several stages may share one; its weights are then packed once.
+        group: samples that a column of the stage stands for.
+        condition: the stage's conditioning from the model's (batch, channels, columns), of any part of the utterance
+            that begins and ends at a column of the stage; None: the stage has none.
+        u: (1, layers, residual_channels), the op's.
+        reverse: the stage runs backwards in time.
+    """
+
+    stack: GatedStack
+    group: int = 1
+    condition: Callable[[Tensor], Tensor] | None = lambda c: c
+    u: Tensor | None = None
+    reverse: bool = False
+
+
+# run(i, x, *others, y=None) -> (output, x, *others): stage i on x (batch, channels, columns), and on what its epilogue
+# transforms, y. The columns of ``others`` belong to those of x. What comes back belongs together likewise; in a stream
+# it comes later than what went in, by the columns that the stage looks ahead.
+Run = Callable[..., tuple[Tensor, ...]]
+
+
+class ParallelModel(Model):
+    """Base of the models that make all samples at once. A subclass implements ``stages`` and ``synthesize``."""
+
+    def stages(self) -> list[Stage]:
+        """The stacks in the order of use."""
+        raise NotImplementedError
+
+    def synthesize(self, noise: Tensor, run: Run) -> Tensor:
+        """noise (batch, noise channels, columns) to a waveform (batch, 1, samples).
+
+        Between the stages only what treats every column by itself: the noise may be a part of an utterance's.
+        """
+        raise NotImplementedError
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        mel: Tensor,
+        *,
+        noise: Tensor | None = None,
+        seed: int = 0,
+        temperature: float = 1.0,
+        lengths: Tensor | None = None,
+    ) -> Tensor:
+        """A waveform from a mel in plain PyTorch: the reference of the kernels.
+
+        Args:
+            mel: (batch, n_mels, frames).
+            noise: the latent, in the layout of ``forward``'s (see the model); from ``seed`` where None.
+            temperature: factor on the noise.
+            lengths: (batch,) frames of each row; zeros after them.
+
+        Returns:
+            (batch, frames * hop_length).
+        """
+        noise = self.noise(mel, noise, seed) * temperature
+        conditioning = self.condition(mel, lengths)
+        samples = None if lengths is None else lengths * self.config.mel.hop_length
+        stages = self.stages()
+
+        def run(i: int, x: Tensor, *others: Tensor, y: Tensor | None = None) -> tuple[Tensor, ...]:
+            stage = stages[i]
+            c = None if stage.condition is None else stage.condition(conditioning)
+            n = None if samples is None else samples // stage.group
+            return stage.stack(x, c, u=stage.u, y=y, lengths=n, reverse=stage.reverse), x, *others
+
+        wave = self.synthesize(noise, run)[:, 0]
+        if samples is not None:
+            wave = wave.masked_fill(torch.arange(wave.shape[1], device=wave.device) >= samples[:, None], 0)
+        return wave
 
 
 def load(folder: str | os.PathLike) -> Model:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from fastwave.layers import GatedStack, Upsampler
 from fastwave.losses import MultiResolutionSTFTLoss
-from fastwave.models.base import ConditionedConfig, Model
+from fastwave.models.base import ConditionedConfig, ParallelModel, Run, Stage
 from fastwave.models.wavenet import CLARINET_MEL
 from fastwave.ops.gated_stack import GatedStackSpec, gated_stack_ref
 
@@ -95,8 +95,8 @@ class ClariNetStudentConfig(ConditionedConfig):
         ]
 
 
-class ClariNetStudent(Model):
-    """The student. See ClariNetStudentConfig."""
+class ClariNetStudent(ParallelModel):
+    """The student; its noise is z. See ClariNetStudentConfig."""
 
     config_class = ClariNetStudentConfig
     noise_kinds = ("normal",)
@@ -112,6 +112,14 @@ class ClariNetStudent(Model):
     def reversed_flow(self, i: int) -> bool:
         """Whether flow i runs backwards in time."""
         return self.config.time_reversal and i % 2 == 1
+
+    def stages(self) -> list[Stage]:
+        return [Stage(stack=flow, reverse=self.reversed_flow(i)) for i, flow in enumerate(self.flows)]
+
+    def synthesize(self, noise: Tensor, run: Run) -> Tensor:
+        for i in range(len(self.flows)):
+            noise, _ = run(i, noise)
+        return noise
 
     def forward(self, z: Tensor, mel: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Algorithm 1: z (batch, samples), mel (batch, n_mels, frames) -> x, mu_q, log_sigma_q, each as z."""
@@ -141,32 +149,3 @@ class ClariNetStudent(Model):
         """Multi-resolution STFT distance between a sample and the recording, (batch, frames * hop_length)."""
         x, _, _ = self(torch.randn_like(wave), mel)
         return self.stft_loss(x.float(), wave)
-
-    @torch.inference_mode()
-    def generate(
-        self,
-        mel: Tensor,
-        *,
-        noise: Tensor | None = None,
-        seed: int = 0,
-        temperature: float = 1.0,
-        lengths: Tensor | None = None,
-    ) -> Tensor:
-        """A waveform from a mel in one parallel pass per flow: the reference of the kernels.
-
-        Args:
-            mel: (batch, n_mels, frames).
-            noise: z (batch, frames * hop_length); from ``seed`` where None.
-            temperature: factor on z.
-            lengths: (batch,) frames of each row; zeros after them.
-
-        Returns:
-            (batch, frames * hop_length).
-        """
-        z = self.noise(mel, noise, seed) * temperature
-        conditioning = self.condition(mel, lengths)
-        if lengths is not None:
-            lengths = lengths * self.config.mel.hop_length
-        for i, flow in enumerate(self.flows):
-            z = flow(z, conditioning, lengths=lengths, reverse=self.reversed_flow(i))
-        return z[:, 0]
