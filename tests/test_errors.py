@@ -28,7 +28,8 @@ def make(**changes):
 
 
 VOCODER = fastwave.Vocoder(make())
-REVERSED = fastwave.Vocoder(models.ClariNetStudent(ClariNetStudentConfig(**STUDENT, time_reversal=True)))
+TWO_FLOWS = STUDENT | dict(flows=[(1, 2), (1, 2)])
+REVERSED = fastwave.Vocoder(models.ClariNetStudent(ClariNetStudentConfig(**TWO_FLOWS, time_reversal=True)))
 SPEAKERS = fastwave.Vocoder(make(speakers=3, speaker_channels=2))
 mel = torch.full((2, 6, 4), 0.5)
 ids = torch.tensor([0, 1])
@@ -36,7 +37,7 @@ ids = torch.tensor([0, 1])
 VOCODER_ERRORS = {
     "model": (
         lambda: fastwave.Vocoder(torch.nn.Linear(1, 1)),
-        "model must be one of WaveNet, ClariNetStudent, got Linear",
+        "model must be one of fastwave.models, got Linear",
     ),
     "device": (lambda: fastwave.Vocoder(make(), device="tpu"), "device must be 'cpu', got 'tpu'"),
     "dtype": (

@@ -266,9 +266,7 @@ def test_state_joins_single_columns(shape):
 
 def test_state_needs_a_causal_stack():
     spec, weights, x, named = make(CENTRED["centred"])
-    with pytest.raises(
-        ValueError, match="state must be None: the reference takes a centred stack"
-    ):
+    with pytest.raises(ValueError, match="state must be None: the reference takes a centred stack"):
         gated_stack_ref(x, weights, spec, state=initial_state(spec, 2, dtype=x.dtype), **named)
 
 

@@ -471,6 +471,8 @@ def _empty_output(x: Tensor, pending: int, last: bool, spec: dict) -> Tensor:
     if x.dim() != 3:
         raise ValueError(f"x must be (batch, {spec['in_channels']}, time), got {tuple(x.shape)}")
     spec = GatedStackSpec(**spec)
+    if not 0 <= pending <= spec.look_ahead:
+        raise ValueError(f"pending must be between 0 and {spec.look_ahead}, got {pending}")
     columns = max(0, pending + x.shape[2] - (0 if last else spec.look_ahead))
     return x.new_empty(x.shape[0], spec.out_channels, columns)
 

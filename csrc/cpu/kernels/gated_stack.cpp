@@ -459,11 +459,11 @@ void Stack<T>::restore(const Ring* h, const Ring* v) {
     }
 }
 
-// The last columns of everything that the next call's first columns read. A causal row's state is that after its last
-// valid column; a centred one's goes on, with zeros, since there is more to make.
+// The last columns of everything that the next call's first columns read. A row's state is that after its last valid
+// column; but a stack that looks ahead goes on, with zeros, since there is more to make.
 template <class T>
 void Stack<T>::save(const Ring* h, const Ring* v) {
-    const int64_t in = s.in_channels, history = s.front_history(), now = s.causal ? p.length : p.time;
+    const int64_t in = s.in_channels, history = s.front_history(), now = s.look_ahead() == 0 ? p.length : p.time;
     if (now < history) memmove(p.state, p.state + now * in, (history - now) * in * sizeof(float));
     for (int64_t t = now > history ? now - history : 0; t < now; ++t)
         for (int64_t ch = 0; ch < in; ++ch)
