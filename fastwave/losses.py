@@ -1,15 +1,26 @@
-"""Losses on waveforms and on distributions."""
+"""Losses on waveforms, on distributions, and on what a discriminator says."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from fastwave.audio import MelSpec, mel_filterbank
 
-__all__ = ["MultiResolutionSTFTLoss", "STFTMagnitudeLoss", "gaussian_kl", "regularized_kl"]
+__all__ = [
+    "MultiResolutionSTFTLoss",
+    "STFTMagnitudeLoss",
+    "feature_matching_loss",
+    "gaussian_kl",
+    "hinge_discriminator_loss",
+    "hinge_generator_loss",
+    "least_squares_discriminator_loss",
+    "least_squares_generator_loss",
+    "regularized_kl",
+]
 
 
 def gaussian_kl(
@@ -90,3 +101,29 @@ class MultiResolutionSTFTLoss(nn.Module):
                 p, t = (bands @ p).clamp(min=self.eps**0.5), (bands @ t).clamp(min=self.eps**0.5)
                 total = total + (t.log() - p.log()).abs().mean()
         return total / len(self.resolutions)
+
+
+def least_squares_generator_loss(fake: Tensor) -> Tensor:
+    """E[(D(G(z)) - 1)^2] of the discriminator's scores, of any shape (Parallel WaveGAN, section 2.1)."""
+    return (fake - 1).square().mean()
+
+
+def least_squares_discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """E[(D(x) - 1)^2] + E[D(G(z))^2] of its scores, of any shape (Parallel WaveGAN, section 2.1)."""
+    return (real - 1).square().mean() + fake.square().mean()
+
+
+def hinge_generator_loss(fake: Tensor) -> Tensor:
+    """-E[D(G(z))] (MelGAN, Kumar et al., 2019, section 2.2)."""
+    return -fake.mean()
+
+
+def hinge_discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """E[max(0, 1 - D(x))] + E[max(0, 1 + D(G(z)))] (MelGAN, Kumar et al., 2019, section 2.2)."""
+    return (1 - real).relu().mean() + (1 + fake).relu().mean()
+
+
+def feature_matching_loss(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
+    """Mean over a discriminator's layers of the mean |real - fake| of their outputs (MelGAN, section 2.2)."""
+    distances = [(r.detach() - f).abs().mean() for r, f in zip(real, fake, strict=True)]
+    return torch.stack(distances).mean()

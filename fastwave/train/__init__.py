@@ -1,8 +1,10 @@
 """Training: clips and segments of them, one loop for every model, and a short file per objective."""
 
+from fastwave.train.parallel_wavegan import ParallelWaveGANTraining
 from fastwave.train.student import Student
 from fastwave.train.teacher import Teacher
 
 __all__ = ["TRAININGS"]
 
-TRAININGS = {"student": Student, "teacher": Teacher}  # by the name that ``fastwave train`` knows
+# by the name that ``fastwave train`` knows
+TRAININGS = {"parallel-wavegan": ParallelWaveGANTraining, "student": Student, "teacher": Teacher}
