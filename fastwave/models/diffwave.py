@@ -109,7 +109,7 @@ class DiffWaveConfig(ConditionedConfig):
             dilations=self.dilations,
             causal=False,
             cond_channels=0 if self.unconditional else self.mel.n_mels,
-            cond_repeat=1 if self.unconditional else self.cond_repeat,
+            cond_repeat=self.cond_repeat,
             head_channels=(self.residual_channels, 1),
             head_relu=(False, True),
         )
