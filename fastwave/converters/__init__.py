@@ -12,14 +12,24 @@ from typing import Any
 
 from torch import nn
 
-from fastwave.converters import kan_bayashi_parallel_wavegan, ksw0306_clarinet, r9y9_wavenet_vocoder
+from fastwave.converters import (
+    kan_bayashi_parallel_wavegan,
+    ksw0306_clarinet,
+    lmnt_diffwave,
+    r9y9_wavenet_vocoder,
+)
 from fastwave.converters.live import Live
 from fastwave.converters.state_dict import read_hparams
 from fastwave.models import Model
 
 __all__ = ["SOURCES", "accelerate", "convert"]
 
-PEERS = (kan_bayashi_parallel_wavegan, ksw0306_clarinet, r9y9_wavenet_vocoder)
+PEERS = (
+    kan_bayashi_parallel_wavegan,
+    ksw0306_clarinet,
+    lmnt_diffwave,
+    r9y9_wavenet_vocoder,
+)
 SOURCES = {module.NAME: module for module in PEERS}
 
 PathOrTensors = str | os.PathLike | Mapping[str, Any]

@@ -2,7 +2,20 @@
 
 from fastwave.models.base import Model, ParallelModel, load
 from fastwave.models.clarinet import ClariNetStudent, ClariNetStudentConfig
+from fastwave.models.diffwave import DiffWave, DiffWaveConfig
 from fastwave.models.parallel_wavegan import ParallelWaveGAN, ParallelWaveGANConfig
 from fastwave.models.wavenet import WaveNet, WaveNetConfig
 
-__all__ = ["ClariNetStudent", "ClariNetStudentConfig", "Model", "ParallelModel", "ParallelWaveGAN", "ParallelWaveGANConfig", "WaveNet", "WaveNetConfig", "load"]
+__all__ = [
+    "ClariNetStudent",
+    "ClariNetStudentConfig",
+    "DiffWave",
+    "DiffWaveConfig",
+    "Model",
+    "ParallelModel",
+    "ParallelWaveGAN",
+    "ParallelWaveGANConfig",
+    "WaveNet",
+    "WaveNetConfig",
+    "load",
+]

@@ -1,5 +1,6 @@
 """Training: clips and segments of them, one loop for every model, and a short file per objective."""
 
+from fastwave.train.diffwave import DiffWave
 from fastwave.train.parallel_wavegan import ParallelWaveGANTraining
 from fastwave.train.student import Student
 from fastwave.train.teacher import Teacher
@@ -7,4 +8,9 @@ from fastwave.train.teacher import Teacher
 __all__ = ["TRAININGS"]
 
 # by the name that ``fastwave train`` knows
-TRAININGS = {"parallel-wavegan": ParallelWaveGANTraining, "student": Student, "teacher": Teacher}
+TRAININGS = {
+    "diffwave": DiffWave,
+    "parallel-wavegan": ParallelWaveGANTraining,
+    "student": Student,
+    "teacher": Teacher,
+}
