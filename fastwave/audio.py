@@ -157,6 +157,7 @@ PRESETS = {
     "ksw0306/ClariNet": MelSpec(
         fmin=125.0, fmax=7600.0, power=2.0, log="db", floor=1e-4, log_range=(-80.0, 20.0), peak=0.999
     ),
+    "NVIDIA/waveglow": MelSpec(fmin=0.0, log="ln", log_range=None),  # Tacotron 2's
 }
 
 

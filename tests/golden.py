@@ -39,6 +39,22 @@ def run_stack(stack, x, kernels, **named):
     return gated_stack_ref(x, stack.weights(), stack.spec, **named)
 
 
+def run_model(model, conditioning, kernels):
+    """What ``model.synthesize`` runs its stages with, on the columns of ``model.condition``."""
+    if not kernels:
+        return model.reference_run(conditioning)
+    stages = model.stages()
+
+    def run(i, x, *others, y=None):
+        stage = stages[i]
+        c = None if stage.condition is None else stage.condition(conditioning).contiguous()
+        y = None if y is None else y.contiguous()
+        named = dict(c=c, u=stage.u, y=y, reverse=stage.reverse)
+        return run_stack(stage.stack, x.contiguous(), True, **named), x, *others
+
+    return run
+
+
 class Golden:
     """One file: ``g["in.x"]``, ``g["sd.key"]`` in ``dtype``; ``g.weight(key)`` and ``g.bias(key)`` of a convolution."""
 

@@ -1,10 +1,11 @@
 """What the converters share: checkpoint files, state dicts by the other project's names, and its hyper-parameters.
 
-A converter is a table: our parameter -> the other project's key, written as an expression of three signs.
+A converter is a table: our parameter -> the other project's key, written as an expression of four signs.
 
     "stack.front.*": "first_conv.*"                      * stands for ``weight``, and again for ``bias``
     "stack.skip.{i}.*": "conv_layers.{i}.conv1x1_skip.*"    {i} stands for every layer
     "stack.conv.{i}.weight": "filter.weight | gate.weight"  | puts rows under one another, + adds
+    "stack.residual.{i}.*": "res_skip.{i}.*[0/2]"           [0/2] takes the first of two equal parts of its rows
 """
 
 from __future__ import annotations
@@ -105,7 +106,8 @@ class Checkpoint:
 
     def check_keys(self, table: Mapping[str, str], partly: bool = False) -> None:
         """ValueError unless the keys are those of the table; ``partly``: these and any others."""
-        expected = [key for expression in table.values() for key in re.split(r" [|+] ", expression)]
+        terms = [term for expression in table.values() for term in re.split(r" [|+] ", expression)]
+        expected = list(dict.fromkeys(_part(term)[0] for term in terms))
         problems = {
             "missing": [key for key in expected if key not in self.parts],
             "unexpected": [str(key) for key in self.parts if key not in expected and not partly],
@@ -118,8 +120,11 @@ class Checkpoint:
         if parts:
             raise ValueError(f"{self.name} does not have the keys of its source: {'; '.join(parts)}")
 
-    def take(self, key: str, shape: tuple[int, ...]) -> Tensor:
-        """A tensor in float32 on the CPU, its weight norm folded: direction times magnitude over its own norm."""
+    def take(self, term: str, shape: tuple[int, ...]) -> Tensor:
+        """A key's tensor or a part of it, (shape), in float32 on the CPU, its weight norm folded: direction times
+        magnitude over its own norm."""
+        key, index, count = _part(term)
+        shape = (count * shape[0], *shape[1:])
         parts = []
         for part in self.parts[key]:
             value = self.tensors[part]
@@ -137,7 +142,7 @@ class Checkpoint:
         value = value.float()
         if not value.isfinite().all():
             raise ValueError(f"{self.name}: {key} must be finite in float32, got NaN or infinity")
-        return value
+        return value.chunk(count)[index]
 
     def norm(self, key: str, direction: Tensor, shape: torch.Size) -> Tensor:
         """The norm of ``direction`` along the dimensions that its magnitude, of ``shape``, does not have."""
@@ -156,7 +161,13 @@ class Checkpoint:
         for ours, parameter in module.state_dict().items():
             rows = [row.split(" + ") for row in table[ours].split(" | ")]
             shape = (len(parameter) // len(rows), *parameter.shape[1:])
-            parameter.copy_(torch.cat([sum(self.take(key, shape) for key in row) for row in rows]))
+            parameter.copy_(torch.cat([sum(self.take(term, shape) for term in row) for row in rows]))
+
+
+def _part(term: str) -> tuple[str, int, int]:
+    """Key, index and count of ``key[index/count]``; 0 and 1 of a plain key."""
+    key, index, count = re.fullmatch(r"(.*?)(?:\[(\d+)/(\d+)\])?", term).groups()
+    return key, int(index or 0), int(count or 1)
 
 
 def _read(path: Path) -> Any:

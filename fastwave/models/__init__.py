@@ -2,6 +2,17 @@
 
 from fastwave.models.base import Model, load
 from fastwave.models.clarinet import ClariNetStudent, ClariNetStudentConfig
+from fastwave.models.waveglow import Denoiser, WaveGlow, WaveGlowConfig
 from fastwave.models.wavenet import WaveNet, WaveNetConfig
 
-__all__ = ["ClariNetStudent", "ClariNetStudentConfig", "Model", "WaveNet", "WaveNetConfig", "load"]
+__all__ = [
+    "ClariNetStudent",
+    "ClariNetStudentConfig",
+    "Denoiser",
+    "Model",
+    "WaveGlow",
+    "WaveGlowConfig",
+    "WaveNet",
+    "WaveNetConfig",
+    "load",
+]
