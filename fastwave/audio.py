@@ -60,7 +60,7 @@ class MelSpec:
     """Everything that defines a log-mel spectrogram; the defaults are fastwave's own front end.
 
     In this order: peak normalisation, pre-emphasis, centred short-time Fourier transform with a periodic Hann window,
-    |.|^power, Slaney mel bands of equal area, floor, logarithm, range to [0, 1], statistics.
+    |.|^power, mel bands, floor, logarithm, range to [0, 1], statistics.
 
     The default range holds all speech: the floor maps to 0, and a full-scale sine reaches at most about 1. ClariNet
     (section 5) found that conditioning on [0, 1] improves the audio. Nothing above 8 kHz is used, so that material
@@ -77,7 +77,10 @@ class MelSpec:
     n_mels: int = 80
     fmin: float = 40.0  # Hz, lower edge of the first band
     fmax: float = 8000.0  # Hz, upper edge of the last band
+    mel_scale: Literal["slaney", "htk"] = "slaney"
+    mel_norm: Literal["area", "peak"] = "area"  # what all bands have in common; a peak is 1
     power: float = 1.0  # 1: magnitude, 2: power
+    normalized: bool = False  # the window is divided by its norm, the root of its sum of squares
     padding: Literal["reflect", "constant"] = "reflect"  # n_fft / 2 samples at either end; constant is zeros
     log: Literal["ln", "log10", "db"] = "log10"  # db: 20 log10, whatever the power
     floor: float = 1e-5  # what a band is raised to before the logarithm
@@ -110,7 +113,14 @@ class MelSpec:
             _fail("fmin", f"at least 0 and below fmax = {self.fmax}", self.fmin)
         if self.fmax > self.sample_rate / 2:
             _fail("fmax", f"at most sample_rate / 2 = {self.sample_rate / 2}", self.fmax)
-        for name, choices in (("power", (1, 2)), ("padding", ("reflect", "constant")), ("log", tuple(_LOGS))):
+        for name, choices in (
+            ("mel_scale", ("slaney", "htk")),
+            ("mel_norm", ("area", "peak")),
+            ("power", (1, 2)),
+            ("normalized", (False, True)),
+            ("padding", ("reflect", "constant")),
+            ("log", tuple(_LOGS)),
+        ):
             if getattr(self, name) not in choices:
                 _fail(name, " or ".join(map(str, choices)), repr(getattr(self, name)))
         for name in ("floor", "peak"):
@@ -158,6 +168,15 @@ PRESETS = {
         fmin=125.0, fmax=7600.0, power=2.0, log="db", floor=1e-4, log_range=(-80.0, 20.0), peak=0.999
     ),
     "NVIDIA/waveglow": MelSpec(fmin=0.0, log="ln", log_range=None),  # Tacotron 2's
+    "lmnt-com/diffwave": MelSpec(
+        fmin=20.0,
+        fmax=11_025.0,
+        mel_scale="htk",
+        mel_norm="peak",
+        normalized=True,
+        log="db",
+        log_range=(-80.0, 20.0),
+    ),
 }
 
 
@@ -223,6 +242,8 @@ def _constants(
     """Window, filter bank, mean and std of ``spec``, computed in float64 and rounded once."""
     with torch.inference_mode(False):  # these outlive the caller's mode, and training may use them next
         window = torch.hann_window(spec.win_length, periodic=True, dtype=torch.float64)
+        if spec.normalized:
+            window = window / window.norm()
         mean, std = (
             None if column is None else torch.tensor(column, dtype=torch.float64)[:, None].to(device, dtype)
             for column in (spec.mean, spec.std)
@@ -231,18 +252,33 @@ def _constants(
 
 
 def mel_filterbank(spec: MelSpec) -> Tensor:
-    """Triangles of equal area over the FFT bins, (n_mels, n_fft / 2 + 1) in float64.
-
-    Slaney's scale (Auditory Toolbox, 1998) has 3 mel per 200 Hz up to 1 kHz, and 27 per factor of 6.4 above.
-    """
-    log_step = math.log(6.4) / 27.0
-    low, high = (f * 0.015 if f < 1000.0 else 15.0 + math.log(f / 1000.0) / log_step for f in (spec.fmin, spec.fmax))
+    """Triangles over the FFT bins, evenly spaced on the mel scale, (n_mels, n_fft / 2 + 1) in float64."""
+    limits = torch.tensor([spec.fmin, spec.fmax], dtype=torch.float64)
+    low, high = _hz_to_mel(limits, spec.mel_scale).tolist()
     mels = torch.linspace(low, high, spec.n_mels + 2, dtype=torch.float64)
-    edges = torch.where(mels < 15.0, mels / 0.015, 1000.0 * torch.exp((mels - 15.0) * log_step))[:, None]  # Hz
+    edges = _mel_to_hz(mels, spec.mel_scale)[:, None]
     bins = torch.arange(spec.n_fft // 2 + 1, dtype=torch.float64) * (spec.sample_rate / spec.n_fft)  # Hz
     lower, centre, upper = edges[:-2], edges[1:-1], edges[2:]
     rising, falling = (bins - lower) / (centre - lower), (upper - bins) / (upper - centre)
-    return torch.minimum(rising, falling).clamp(min=0.0) * (2.0 / (upper - lower))
+    triangles = torch.minimum(rising, falling).clamp(min=0.0)
+    return triangles * (2.0 / (upper - lower)) if spec.mel_norm == "area" else triangles
+
+
+# Slaney's scale (Auditory Toolbox, 1998) has 3 mel per 200 Hz up to 1 kHz, and 27 per factor of 6.4 above; HTK's (its
+# book, section 5.4) is 2595 log10(1 + f / 700).
+_SLANEY_STEP = math.log(6.4) / 27.0
+
+
+def _hz_to_mel(hz: Tensor, scale: str) -> Tensor:
+    if scale == "htk":
+        return 2595.0 * (1.0 + hz / 700.0).log10()
+    return torch.where(hz < 1000.0, hz * 0.015, 15.0 + (hz / 1000.0).log() / _SLANEY_STEP)
+
+
+def _mel_to_hz(mel: Tensor, scale: str) -> Tensor:
+    if scale == "htk":
+        return 700.0 * (10.0 ** (mel / 2595.0) - 1.0)
+    return torch.where(mel < 15.0, mel / 0.015, 1000.0 * ((mel - 15.0) * _SLANEY_STEP).exp())
 
 
 # classes ---------------------------------------------------------------------------------------------------------
