@@ -177,6 +177,9 @@ PRESETS = {
         log="db",
         log_range=(-80.0, 20.0),
     ),
+    "BogiHsu/WG-WaveNet": MelSpec(
+        hop_length=200, win_length=800, fmin=0.0, log="db", log_range=(-80.0, 20.0), peak=1.0, preemphasis=0.97
+    ),
 }
 
 
