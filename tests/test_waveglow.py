@@ -7,12 +7,14 @@ import pytest
 import torch
 from golden import Golden, everywhere, run_model
 from refusals import assert_refused
+from trainings import assert_resumes, losses_on_speech, needs_speech
 
 import fastwave
 from fastwave import models
 from fastwave.audio import MelSpec
 from fastwave.flows import flow_nll
 from fastwave.models import Denoiser, WaveGlow, WaveGlowConfig
+from fastwave.train import TRAININGS
 
 SOURCE, NAME = "NVIDIA/waveglow", "NVIDIA_waveglow__glow"
 MEL = MelSpec(sample_rate=8000, n_fft=64, hop_length=16, win_length=64, n_mels=3, fmax=4000.0)
@@ -207,9 +209,8 @@ def test_the_tensors_tell_the_sizes():
     assert model.config == WaveGlowConfig(
         mel=dataclasses.replace(MelSpec.preset(SOURCE), n_mels=5), flows=6, early_every=2, layers=3, channels=8
     )
-    mel = MelSpec(sample_rate=16000, n_fft=2048, win_length=800, n_mels=5, fmin=50.0, fmax=7000.0)
-    mel = dataclasses.replace(mel, log="ln", log_range=None)
-    (changed := dataclasses.replace(model.config, mel=mel, sigma=0.7))
+    mel = dict(sample_rate=16000, n_fft=2048, win_length=800, fmin=50.0, fmax=7000.0)
+    changed = dataclasses.replace(model.config, mel=dataclasses.replace(model.config.mel, **mel), sigma=0.7)
     assert fastwave.convert(golden.state_dict(), SOURCE, CONFIG).config == changed
 
 
@@ -294,3 +295,19 @@ def test_denoiser_takes_out_the_hum():
     model = small(torch.float32, mel=mel, upsample_kernel=128)
     hum = model.generate(torch.zeros(1, 3, 88), temperature=0)
     assert Denoiser(model)(hum, 1.0).square().mean() < 0.1 * hum.square().mean()
+
+
+# training ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_resumed_run_ends_like_another(tmp_path):
+    assert_resumes(TRAININGS["waveglow"], SMALL, tmp_path, batch=2, frames=20)
+
+
+@needs_speech
+def test_it_learns_speech(tmp_path):
+    mel = MelSpec(n_mels=20)
+    config = WaveGlowConfig(mel=mel, flows=4, early_every=2, layers=4, channels=16, upsample_kernel=512)
+    options = dict(batch=2, frames=8, learning_rate=4e-3, warmup=20)
+    losses = losses_on_speech(TRAININGS["waveglow"], config, tmp_path, **options)
+    assert losses[-1] < losses[0] - 1

@@ -2,7 +2,9 @@
 
 from fastwave.train.student import Student
 from fastwave.train.teacher import Teacher
+from fastwave.train.waveglow import WaveGlow
 
 __all__ = ["TRAININGS"]
 
-TRAININGS = {"student": Student, "teacher": Teacher}  # by the name that ``fastwave train`` knows
+# by the name that ``fastwave train`` knows
+TRAININGS = {"student": Student, "teacher": Teacher, "waveglow": WaveGlow}
