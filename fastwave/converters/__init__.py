@@ -16,6 +16,7 @@ from fastwave.converters import (
     kan_bayashi_parallel_wavegan,
     ksw0306_clarinet,
     lmnt_diffwave,
+    nvidia_waveglow,
     r9y9_wavenet_vocoder,
 )
 from fastwave.converters.live import Live
@@ -28,6 +29,7 @@ PEERS = (
     kan_bayashi_parallel_wavegan,
     ksw0306_clarinet,
     lmnt_diffwave,
+    nvidia_waveglow,
     r9y9_wavenet_vocoder,
 )
 SOURCES = {module.NAME: module for module in PEERS}

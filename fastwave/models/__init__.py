@@ -4,17 +4,22 @@ from fastwave.models.base import Model, ParallelModel, load
 from fastwave.models.clarinet import ClariNetStudent, ClariNetStudentConfig
 from fastwave.models.diffwave import DiffWave, DiffWaveConfig
 from fastwave.models.parallel_wavegan import ParallelWaveGAN, ParallelWaveGANConfig
+from fastwave.models.waveglow import Denoiser, TransposedUpsampler, WaveGlow, WaveGlowConfig
 from fastwave.models.wavenet import WaveNet, WaveNetConfig
 
 __all__ = [
     "ClariNetStudent",
     "ClariNetStudentConfig",
+    "Denoiser",
     "DiffWave",
     "DiffWaveConfig",
     "Model",
     "ParallelModel",
     "ParallelWaveGAN",
     "ParallelWaveGANConfig",
+    "TransposedUpsampler",
+    "WaveGlow",
+    "WaveGlowConfig",
     "WaveNet",
     "WaveNetConfig",
     "load",

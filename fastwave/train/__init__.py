@@ -4,6 +4,7 @@ from fastwave.train.diffwave import DiffWave
 from fastwave.train.parallel_wavegan import ParallelWaveGANTraining
 from fastwave.train.student import Student
 from fastwave.train.teacher import Teacher
+from fastwave.train.waveglow import WaveGlow
 
 __all__ = ["TRAININGS"]
 
@@ -13,4 +14,5 @@ TRAININGS = {
     "parallel-wavegan": ParallelWaveGANTraining,
     "student": Student,
     "teacher": Teacher,
+    "waveglow": WaveGlow,
 }
