@@ -2,6 +2,16 @@
 
 from fastwave.models.base import Model, load
 from fastwave.models.clarinet import ClariNetStudent, ClariNetStudentConfig
+from fastwave.models.flowavenet import FloWaveNet, FloWaveNetConfig
 from fastwave.models.wavenet import WaveNet, WaveNetConfig
 
-__all__ = ["ClariNetStudent", "ClariNetStudentConfig", "Model", "WaveNet", "WaveNetConfig", "load"]
+__all__ = [
+    "ClariNetStudent",
+    "ClariNetStudentConfig",
+    "FloWaveNet",
+    "FloWaveNetConfig",
+    "Model",
+    "WaveNet",
+    "WaveNetConfig",
+    "load",
+]
