@@ -158,6 +158,7 @@ PRESETS = {
         fmin=125.0, fmax=7600.0, power=2.0, log="db", floor=1e-4, log_range=(-80.0, 20.0), peak=0.999
     ),
 }
+PRESETS["ksw0306/FloWaveNet"] = PRESETS["ksw0306/ClariNet"]
 
 
 def log_mel(wave: Tensor, spec: MelSpec) -> Tensor:
