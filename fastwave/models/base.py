@@ -95,21 +95,19 @@ class Model(nn.Module):
         return F.pad(mel, (self.context, self.context), "replicate") if self.context else mel
 
     def condition(self, mel: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Conditioning columns of mel (batch, n_mels, frames), (batch, n_mels, columns).
+        """Conditioning columns of mel (batch, n_mels, frames), (batch, channels, columns).
 
         With ``lengths``, the frames of each row, every row is upsampled alone and zeros follow: an upsampler that saw
         the padding would leak it into the row's last columns.
         """
         if lengths is None:
             return self.upsampler(self.with_context(mel))
-        batch, bands, frames = mel.shape
+        batch, _, frames = mel.shape
         if lengths.shape != (batch,) or lengths.is_floating_point() or lengths.min() < 1 or lengths.max() > frames:
             raise ValueError(f"lengths must be {batch} integers from 1 to {frames}, got {lengths.tolist()}")
-        rate = self.upsampler.spec.columns_per_frame
-        out = mel.new_zeros(batch, bands, frames * rate)
-        for row, length in enumerate(lengths.tolist()):
-            out[row, :, : length * rate] = self.upsampler(self.with_context(mel[row : row + 1, :, :length]))[0]
-        return out
+        rows = [self.condition(mel[row : row + 1, :, :length]) for row, length in enumerate(lengths.tolist())]
+        columns = frames * rows[0].shape[2] // int(lengths[0])
+        return torch.cat([F.pad(row, (0, columns - row.shape[2])) for row in rows])
 
     def noise(self, mel: Tensor, noise_tensor: Tensor | None, seed: int) -> Tensor:
         """The caller's noise, checked, or that of the seed: (batch, noise channels, frames * noise_rate)."""
@@ -165,6 +163,18 @@ class ParallelModel(Model):
         """
         raise NotImplementedError
 
+    def reference_run(self, conditioning: Tensor, samples: Tensor | None = None) -> Run:
+        """``run`` in plain PyTorch, differentiable, on the columns of ``condition`` and rows of so many samples."""
+        stages = self.stages()
+
+        def run(i: int, x: Tensor, *others: Tensor, y: Tensor | None = None) -> tuple[Tensor, ...]:
+            stage = stages[i]
+            c = None if stage.condition is None else stage.condition(conditioning)
+            n = None if samples is None else samples // stage.group
+            return stage.stack(x, c, u=stage.u, y=y, lengths=n, reverse=stage.reverse), x, *others
+
+        return run
+
     @torch.inference_mode()
     def generate(
         self,
@@ -189,15 +199,7 @@ class ParallelModel(Model):
         noise = self.noise(mel, noise, seed) * temperature
         conditioning = self.condition(mel, lengths)
         samples = None if lengths is None else lengths * self.config.mel.hop_length
-        stages = self.stages()
-
-        def run(i: int, x: Tensor, *others: Tensor, y: Tensor | None = None) -> tuple[Tensor, ...]:
-            stage = stages[i]
-            c = None if stage.condition is None else stage.condition(conditioning)
-            n = None if samples is None else samples // stage.group
-            return stage.stack(x, c, u=stage.u, y=y, lengths=n, reverse=stage.reverse), x, *others
-
-        wave = self.synthesize(noise, run)[:, 0]
+        wave = self.synthesize(noise, self.reference_run(conditioning, samples))[:, 0]
         if samples is not None:
             wave = wave.masked_fill(torch.arange(wave.shape[1], device=wave.device) >= samples[:, None], 0)
         return wave
