@@ -1,7 +1,9 @@
-"""FloWaveNet: the public implementation's goldens, its flow, and its converter."""
+"""FloWaveNet: the public implementation's goldens, its flow, its converter, and its training."""
 
 import dataclasses
+import json
 import math
+from pathlib import Path
 
 import peers
 import pytest
@@ -10,10 +12,12 @@ from golden import Golden, everywhere, run_stack, run_upsampler
 from refusals import assert_refused
 
 import fastwave
-from fastwave import models
+from fastwave import audio, checkpoint, models
 from fastwave.audio import MelSpec
 from fastwave.models import FloWaveNet, FloWaveNetConfig
+from fastwave.train import TRAININGS, loop
 
+LJ = Path(__file__).parents[2] / "shared" / "data" / "lj"
 PEER, NAME = "ksw0306/FloWaveNet", "ksw0306_FloWaveNet__flow"
 references = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
 
@@ -299,3 +303,53 @@ REFUSED = {
 def test_refused(name):
     tensors, hparams, message = REFUSED[name]
     assert_refused(lambda: fastwave.convert(tensors, PEER, hparams), message)
+
+
+# training ------------------------------------------------------------------------------------------------------------
+
+
+def training(folder, config, **options):
+    (folder / "config.json").write_text(json.dumps(checkpoint.config_to_dict(config)))
+    values = {"data": folder / "clips", "out": folder / "run", "config": folder / "config.json"}
+    return TRAININGS["flowavenet"](**(values | options))
+
+
+def log_lines(out):
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+def test_a_resumed_run_ends_like_another(tmp_path):
+    (tmp_path / "clips").mkdir()
+    wave, _ = example(frames=400, dtype=torch.float32)
+    audio.write(tmp_path / "clips" / "a.wav", 0.1 * wave.flatten(), 8000)
+    whole = training(tmp_path, TINY, out=tmp_path / "whole", steps=5, frames=20)
+    loop.run(whole, quiet=True)
+    pieces = dataclasses.replace(whole, out=tmp_path / "pieces")
+    loop.run(dataclasses.replace(pieces, minutes=1e-9), quiet=True)
+    assert log_lines(pieces.out)[-1]["step"] == 1
+    loop.run(pieces, quiet=True)
+    ends = [torch.load(run.out / "checkpoint.pt", weights_only=True) for run in (whole, pieces)]
+    for part in ("modules", "optimizers"):
+        torch.testing.assert_close(ends[0][part], ends[1][part], rtol=0, atol=0)
+    assert ends[1]["modules"]["model"]["initialized"]
+
+
+speech = pytest.mark.skipif(not LJ.is_dir(), reason="needs the clips of LJ Speech beside the repository")
+
+
+@speech
+def test_it_learns_speech(tmp_path):
+    config = FloWaveNetConfig(mel=MelSpec(), blocks=3, flows=2, blocks_per_split=2, channels=8)
+    run = training(tmp_path, config, data=LJ, steps=200, interval=50, batch=1, frames=8, exclude_clips=("LJ050*",))
+    loop.run(run, quiet=True)
+    losses = [line["loss"] for line in log_lines(run.out)]
+    assert losses[-1] < losses[0] - 0.5
+
+
+@speech
+def test_the_built_in_configuration(tmp_path):
+    run = TRAININGS["flowavenet"](data=LJ, out=tmp_path, steps=1, batch=1, frames=8, exclude_clips=("LJ050*",))
+    loop.run(run, quiet=True)
+    assert math.isfinite(log_lines(tmp_path)[0]["loss"])
+    assert run.rate(0) == run.rate(199_999) == 1e-3 and run.rate(200_000) == 5e-4
+    assert models.load(tmp_path / "model").generate(torch.rand(1, 80, 2)).shape == (1, 512)

@@ -265,12 +265,7 @@ class FloWaveNet(ParallelModel):
 
     def inverse(self, z: Tensor, mel: Tensor) -> Tensor:
         """The wave of ``forward``'s z, (batch, samples)."""
-        c, stages = self.upsampler(mel), self.stages()
-
-        def run(i: int, x: Tensor, *others: Tensor, y: Tensor) -> tuple[Tensor, ...]:
-            return stages[i].stack(x, stages[i].condition(c), y=y), x, *others
-
-        return self.synthesize(z[:, None], run)[:, 0]
+        return self.synthesize(z[:, None], self.reference_run(self.upsampler(mel)))[:, 0]
 
     def loss(self, wave: Tensor, mel: Tensor) -> Tensor:
         """The negative log-likelihood in nats per sample."""
