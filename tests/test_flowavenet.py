@@ -294,7 +294,7 @@ REFUSED = {
     "layers": (peer(), {"n_layer": 2}, "hparams n_layer must be 1, as in the tensors, got 2"),
     "cin": (peer(), {"cin_channels": 80}, "hparams cin_channels must be 4, as in the tensors, got 80"),
     "split": (peer(), {"block_per_split": 4}, "hparams block_per_split must be 1, as in the tensors, got 4"),
-    "causal": (peer(), {"causal": "yes"}, "hparams causal must be no, as in the tensors, got yes"),
+    "causal": (peer(), {"causal": "yes"}, "hparams causal must be no, got yes"),
     "additive": (peer(), {"affine": False}, "hparams affine must be True, as in the tensors, got False"),
 }
 

@@ -52,7 +52,8 @@ def convert(checkpoint: Any, hparams: Hparams) -> FloWaveNet:
     channels, _, kernel_size = checkpoint.shape("blocks.0.flows.0.coupling.net.res_blocks.0.filter_conv.conv.weight", 3)
     _, bands, _ = checkpoint.shape("blocks.0.flows.0.coupling.net.res_blocks.0.filter_conv_c.weight", 3)
     hparams.check(in_channel=1, cin_channel=bands, cin_channels=bands, n_block=blocks, n_flow=flows, n_layer=layers)
-    hparams.check(affine=True, causal="no", block_per_split=blocks_per_split)
+    hparams.check(affine=True, block_per_split=blocks_per_split)
+    hparams.choose("causal", "no", ["no"])
     upsampler = upsampler_sizes(checkpoint, hparams)
     hop = math.prod(upsampler["upsample_scales"])
     config = FloWaveNetConfig(
