@@ -195,7 +195,10 @@ class ContextBlock(nn.Module):
 
 
 class FloWaveNet(ParallelModel):
-    """The model; its noise is z of ``forward``, (batch, samples). See FloWaveNetConfig."""
+    """The flow; its noise is z of ``forward``, (batch, samples). See FloWaveNetConfig.
+
+    Activation norms, squeezes and the change of order are plain PyTorch in generation too.
+    """
 
     config_class = FloWaveNetConfig
     noise_kinds = ("normal",)
