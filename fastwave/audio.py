@@ -183,6 +183,7 @@ PRESETS = {
         hop_length=200, win_length=800, fmin=0.0, log="db", log_range=(-80.0, 20.0), peak=1.0, preemphasis=0.97
     ),
 }
+PRESETS["ksw0306/FloWaveNet"] = PRESETS["ksw0306/ClariNet"]
 
 
 def log_mel(wave: Tensor, spec: MelSpec) -> Tensor:

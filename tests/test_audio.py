@@ -269,6 +269,7 @@ def test_spec_survives_json(name):
 def test_presets_by_name():
     assert MelSpec.preset("fastwave") == MelSpec()
     assert MelSpec.preset("ksw0306/ClariNet") is KSW0306
+    assert MelSpec.preset("ksw0306/FloWaveNet") is KSW0306  # their goldens are the same numbers
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from torch import nn
 from fastwave.converters import (
     kan_bayashi_parallel_wavegan,
     ksw0306_clarinet,
+    ksw0306_flowavenet,
     lmnt_diffwave,
     nvidia_waveglow,
     r9y9_wavenet_vocoder,
@@ -28,6 +29,7 @@ __all__ = ["SOURCES", "accelerate", "convert"]
 PEERS = (
     kan_bayashi_parallel_wavegan,
     ksw0306_clarinet,
+    ksw0306_flowavenet,
     lmnt_diffwave,
     nvidia_waveglow,
     r9y9_wavenet_vocoder,

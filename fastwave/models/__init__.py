@@ -3,6 +3,7 @@
 from fastwave.models.base import Model, ParallelModel, load
 from fastwave.models.clarinet import ClariNetStudent, ClariNetStudentConfig
 from fastwave.models.diffwave import DiffWave, DiffWaveConfig
+from fastwave.models.flowavenet import FloWaveNet, FloWaveNetConfig
 from fastwave.models.parallel_wavegan import ParallelWaveGAN, ParallelWaveGANConfig
 from fastwave.models.waveglow import Denoiser, TransposedUpsampler, WaveGlow, WaveGlowConfig
 from fastwave.models.wavenet import WaveNet, WaveNetConfig
@@ -13,6 +14,8 @@ __all__ = [
     "Denoiser",
     "DiffWave",
     "DiffWaveConfig",
+    "FloWaveNet",
+    "FloWaveNetConfig",
     "Model",
     "ParallelModel",
     "ParallelWaveGAN",
