@@ -122,6 +122,14 @@ class WaveGlow(ParallelModel):
     def noise_rate(self) -> int:
         return self.config.mel.hop_length // self.config.group
 
+    @property
+    def condition_rate(self) -> int:
+        return self.config.mel.hop_length
+
+    @property
+    def condition_reach(self) -> tuple[int, int]:
+        return -(-self.config.upsample_kernel // self.config.mel.hop_length) - 1, 0
+
     def grouped(self, x: Tensor) -> Tensor:
         """(batch, channels, samples) -> (batch, channels * group, columns)."""
         return squeeze(x, self.config.group)
