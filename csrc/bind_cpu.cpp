@@ -87,11 +87,9 @@ struct Shape : StackShape {
         residual_scale = number(spec, "residual_scale");
         cond_channels = integer(spec, "cond_channels", 0, 1 << 16);
         cond_repeat = integer(spec, "cond_repeat", 1);
-        const bool projected = boolean(spec, "cond_projected");
-        conditioning = projected ? Conditioning::projected : cond_channels ? Conditioning::raw : Conditioning::none;
         cond_taps = integer(spec, "cond_taps", 1, max_taps);
         if (cond_taps % 2 == 0) fail("cond_taps", "odd", cond_taps);
-        if (cond_taps > 1 && conditioning != Conditioning::raw) fail("cond_taps", "1 where c is not raw", cond_taps);
+        if (cond_taps > 1 && !cond_channels) fail("cond_taps", "1 without conditioning", cond_taps);
         separable = boolean(spec, "separable");
         head_list = integers(spec, "head_channels", 1, 64);
         heads = static_cast<int64_t>(head_list.size());
@@ -125,12 +123,12 @@ int64_t columns_of_c(const StackShape& s, int64_t time) { return (time + s.cond_
 
 // c for `time` columns to come, and for `pending` ones before them.
 void require_conditioning(const StackShape& s, const Tensor& c, int64_t batch, int64_t time, int64_t pending) {
-    if (s.conditioning == Conditioning::none) {
+    if (!s.cond_channels) {
         if (c) fail("c", "None: the stack has no conditioning", c.describe().c_str());
         return;
     }
-    const int64_t channels = s.conditioning == Conditioning::raw ? s.cond_channels : s.layers * 2 * s.gate;
-    require(c, "c", float32, {batch, channels, columns_of_c(s, time) + columns_of_c(s, pending) + s.cond_taps - 1});
+    require(c, "c", float32,
+            {batch, s.cond_channels, columns_of_c(s, time) + columns_of_c(s, pending) + s.cond_taps - 1});
 }
 
 // Valid columns per row: `lengths`, checked, or `time`.
@@ -167,14 +165,14 @@ float* workspace(int64_t floats) {
     return data.get();
 }
 
-void gated_stack(const py::dict& spec, py::object x_, py::object weights_, py::object c_, py::object interpolation_,
-                 py::object g_, py::object u_, py::object y_, py::object lengths_, py::object state_, py::object out_,
-                 bool reverse, int64_t pending, bool last, int64_t threads) {
+void gated_stack(const py::dict& spec, py::object x_, py::object weights_, py::object c_, py::object projected_,
+                 py::object interpolation_, py::object g_, py::object u_, py::object y_, py::object lengths_,
+                 py::object state_, py::object out_, bool reverse, int64_t pending, bool last, int64_t threads) {
     const Shape shape(spec);
     const Tensor x = take(x_, "x"), weights = take(weights_, "weights"), c = take(c_, "c"),
-                 interpolation = take(interpolation_, "interpolation"), g = take(g_, "g"), u = take(u_, "u"),
-                 y = take(y_, "y"), lengths = take(lengths_, "lengths"), state = take(state_, "state"),
-                 out = take(out_, "out");
+                 projected = take(projected_, "projected"), interpolation = take(interpolation_, "interpolation"),
+                 g = take(g_, "g"), u = take(u_, "u"), y = take(y_, "y"), lengths = take(lengths_, "lengths"),
+                 state = take(state_, "state"), out = take(out_, "out");
     require(x, "x", float32, {any, shape.in_channels, any});
     const int64_t batch = x.size(0), time = x.size(2), look_ahead = shape.look_ahead();
     if (pending < 0 || pending > look_ahead)
@@ -183,7 +181,16 @@ void gated_stack(const py::dict& spec, py::object x_, py::object weights_, py::o
         fail("state", "a tensor, to hold what is pending", "None");
     const int64_t out_time = std::max(int64_t{0}, pending + time - (last ? 0 : look_ahead));
     require_weights(weights, shape);
-    require_conditioning(shape, c, batch, time, pending);
+    if (projected) {
+        if (c) fail("c", "None: it is projected already", c.describe().c_str());
+        if (g) fail("g", "None: it is in what is projected", g.describe().c_str());
+        if (!shape.cond_channels || shape.cond_taps > 1)
+            fail("projected", "None without c, and where it is interpolated", projected.describe().c_str());
+        const int64_t columns = columns_of_c(shape, time) + columns_of_c(shape, pending);
+        require(projected, "projected", float32, {batch, columns, shape.layers * shape.gate_rows()});
+    } else {
+        require_conditioning(shape, c, batch, time, pending);
+    }
     if (shape.cond_taps > 1)
         require(interpolation, "interpolation", float32, {batch, pending + time, shape.cond_taps});
     else if (interpolation)
@@ -219,7 +226,7 @@ void gated_stack(const py::dict& spec, py::object x_, py::object weights_, py::o
                 params.shape = shape;
                 params.weights = weights.data<float>();
                 params.x = at(x), params.c = at(c), params.g = at(g), params.u = at(u), params.y = at(y);
-                params.interpolation = at(interpolation);
+                params.projected = at(projected), params.interpolation = at(interpolation);
                 params.state = at(state), params.out = at(out);
                 params.time = time;
                 params.cond_time = c ? c.size(2) : 0;
@@ -234,6 +241,42 @@ void gated_stack(const py::dict& spec, py::object x_, py::object weights_, py::o
                 params.poll = &Interrupt::poll;
                 params.poll_context = &interrupt;
                 kernels().gated_stack(params);
+            },
+            [&] { Interrupt::poll(&interrupt); });
+    });
+}
+
+void project(const py::dict& spec, py::object c_, py::object weights_, py::object g_, py::object out_,
+             int64_t threads) {
+    const Shape shape(spec);
+    const Tensor c = take(c_, "c"), weights = take(weights_, "weights"), g = take(g_, "g"), out = take(out_, "out");
+    if (!shape.cond_channels) fail("cond_channels", "at least 1 to project", shape.cond_channels);
+    require(c, "c", float32, {any, shape.cond_channels, any});
+    const int64_t batch = c.size(0), columns = c.size(2), width = shape.layers * shape.gate_rows();
+    require_weights(weights, shape);
+    if (g) require(g, "g", float32, {batch, shape.layers, 2 * shape.gate});
+    require(out, "out", float32, {batch, columns, width});
+    if (threads < 1) fail("threads", "at least 1", threads);
+    if (batch == 0 || columns == 0) return;
+    const int64_t team = team_size(threads, batch);
+    Interrupt interrupt;
+    interrupt.run([&] {
+        share(
+            threads, batch,
+            [&](int64_t row) {
+                ProjectParams params{};
+                params.shape = shape;
+                params.weights = weights.data<float>();
+                params.c = c.data<float>() + row * shape.cond_channels * columns;
+                params.g = g ? g.data<float>() + row * shape.layers * 2 * shape.gate : nullptr;
+                params.out = out.data<float>() + row * columns * width;
+                params.cond_time = columns;
+                params.workspace = workspace(kernels().project_workspace(shape));
+                Helpers helpers(team);
+                params.team = helpers.size > 1 ? &helpers : nullptr;
+                params.poll = &Interrupt::poll;
+                params.poll_context = &interrupt;
+                kernels().project(params);
             },
             [&] { Interrupt::poll(&interrupt); });
     });
@@ -412,9 +455,10 @@ PYBIND11_MODULE(_cpu, m) {
     m.def(
         "packed_size", [](const py::dict& spec) { return packed_size(Shape(spec)); }, arg("spec"),
         "Words of 32 bits of a stack's packed weights.");
-    m.def("gated_stack", &gated_stack, arg("spec"), arg("x"), arg("weights"), arg("c"), arg("interpolation"), arg("g"),
-          arg("u"), arg("y"), arg("lengths"), arg("state"), arg("out"), arg("reverse"), arg("pending"), arg("last"),
-          arg("threads"));
+    m.def("gated_stack", &gated_stack, arg("spec"), arg("x"), arg("weights"), arg("c"), arg("projected"),
+          arg("interpolation"), arg("g"), arg("u"), arg("y"), arg("lengths"), arg("state"), arg("out"), arg("reverse"),
+          arg("pending"), arg("last"), arg("threads"));
+    m.def("project", &project, arg("spec"), arg("c"), arg("weights"), arg("g"), arg("out"), arg("threads"));
     m.def("wavenet_sample", &wavenet_sample, arg("spec"), arg("head"), arg("noise"), arg("weights"), arg("c"), arg("g"),
           arg("table"), arg("forced"), arg("lengths"), arg("state"), arg("samples"), arg("parameters"),
           arg("temperature"), arg("threads"));

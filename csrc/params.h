@@ -32,7 +32,6 @@ static inline int64_t matrix_words(Dtype dtype, int64_t rows, int64_t depth) {
     return padded(rows) / panel * panel_words(dtype, depth);
 }
 
-enum class Conditioning { none, raw, projected };
 enum class Epilogue { none, affine, inverse };
 enum class Delay { none, input, output };
 
@@ -45,7 +44,6 @@ struct StackShape {
     const int64_t* dilations;
     bool causal;
     float residual_scale;
-    Conditioning conditioning;
     int64_t cond_channels, cond_repeat, cond_taps;
     bool separable;
     int64_t heads;
@@ -112,7 +110,7 @@ struct StackWeights {
     [[gnu::always_inline]] LayerWeights layer(const StackShape& s, int64_t index) {
         LayerWeights w;
         w.bias = take(s.gate_rows());
-        w.cond = take(s.conditioning == Conditioning::raw ? matrix_words(s.dtype, s.gate_rows(), s.cond_channels) : 0);
+        w.cond = take(s.cond_channels ? matrix_words(s.dtype, s.gate_rows(), s.cond_channels) : 0);
         w.depthwise = take(s.separable ? (1 + s.kernel_size) * padded(s.residual) : 0);
         w.taps = take((s.separable ? 1 : s.kernel_size) * matrix_words(s.dtype, s.gate_rows(), s.residual));
         w.product_bias = take(s.product_rows(index));
@@ -147,11 +145,13 @@ typedef bool (*Poll)(void* context);
 
 // One row of a batch. Absent tensors are null. All are contiguous, time last, but for the state: (state_size), and the
 // interpolation: (columns, cond_taps). Columns are counted from the first of x. Those of c, of the interpolation, of y
-// and of out begin at -pending, the first column that was read and not yet made.
+// and of out begin at -pending, the first column that was read and not yet made. In place of c and g there may be what
+// `project` made of them.
 struct GatedStackParams {
     StackShape shape;
     const float* weights;
     const float *x, *c, *interpolation, *g, *u, *y;  // (in, time), (C, cond_time), .., (L, 2G), (L, R), (out, out_time)
+    const float* projected;                          // (cond_time, L, gate_rows)
     float *state, *out;                              // out: (out, out_time)
     int64_t time, cond_time, out_time;               // allocated columns
     int64_t pending;                                 // <= look_ahead
@@ -160,6 +160,19 @@ struct GatedStackParams {
     bool reverse;
     float* workspace;  // gated_stack_workspace(shape) floats
     Team* team;        // splits a layer's columns; null: alone
+    Poll poll;
+    void* poll_context;
+};
+
+// A_l c + b_l + g_l of every layer, for several calls that read the same c.
+struct ProjectParams {
+    StackShape shape;
+    const float* weights;
+    const float *c, *g;  // (C, cond_time), (L, 2G)
+    float* out;          // (cond_time, L, gate_rows)
+    int64_t cond_time;
+    float* workspace;  // project_workspace(shape) floats
+    Team* team;        // splits the layers; null: alone
     Poll poll;
     void* poll_context;
 };

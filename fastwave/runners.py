@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fastwave import models
 from fastwave.conditioners import FrameConditioner, commutes, make_conditioner
-from fastwave.ops.gated_stack import gated_stack, initial_state
+from fastwave.ops.gated_stack import gated_stack, initial_state, project
 from fastwave.ops.wavenet_sample import initial_sampler_state, wavenet_sample
 from fastwave.pack import pack_gated_stack
 from fastwave.threads import choose_threads
@@ -66,6 +66,9 @@ class Autoregressive:
         return run
 
 
+PROJECTED_BYTES = 2**30  # of projected conditioning that an utterance may hold
+
+
 class Parallel:
     """Runs a parallel model's stages on gated_stack; one that turns time around sees the whole utterance at once."""
 
@@ -83,10 +86,28 @@ class Parallel:
             if stage.stack not in packed:
                 packed[stage.stack] = pack_gated_stack(stage.stack.weights(), spec)
         self.weights = [packed[stage.stack] for stage in self.stages]
+        self.shared = self._shared()
         self.streams = not any(stage.reverse for stage in self.stages)
         self.look_ahead = sum(
             spec.look_ahead * stage.group for stage, spec in zip(self.stages, self.specs, strict=True)
         )
+
+    def _shared(self) -> dict[int, int]:
+        """Stages whose stack reads what that of an earlier stage reads, and that stage.
+
+        What such a stack projects of the conditioning is the same each time, and is made once, if what the stages look
+        ahead leaves room for that.
+        """
+        uses = [(stage.stack, stage.condition) for stage in self.stages]
+        firsts = {i: uses.index(use) for i, use in enumerate(uses) if use[1] and uses.count(use) > 1}
+        ahead = sum(stage.stack.spec.look_ahead * stage.group for stage in self.stages)
+        for first in set(firsts.values()):
+            spec = self.specs[first]
+            columns = ahead // (self.stages[first].group * spec.cond_repeat)
+            fits = 8 * columns * spec.layers * spec.gate_channels <= PROJECTED_BYTES
+            if not fits or spec.cond_taps > 1:
+                firsts = {i: stage for i, stage in firsts.items() if stage != first}
+        return firsts
 
     def threads(self, threads: int | None, batch: int) -> int:
         return max(choose_threads(threads, batch, spec, sampling=False) for spec in self.specs)
@@ -94,44 +115,56 @@ class Parallel:
     def start(self, batch: int, threads: int | None, speaker: Tensor | None) -> Callable[..., Tensor]:
         if speaker is not None:
             raise ValueError("speaker must be None: this model has no global conditioning")
-        conditioning = [_Columns() for _ in self.conditioner.rates]
+        conditioning = [_Columns(2) for _ in self.conditioner.rates]
         lanes = [_Lane(self, i, batch, threads, conditioning) for i in range(len(self.stages))]
+        for i, first in self.shared.items():
+            lanes[i].projected = _Columns(1) if i == first else lanes[first].projected
 
         def run(noise: Tensor, c: Sequence[Tensor], lengths: Tensor | None, temperature: float, last: bool) -> Tensor:
             for columns, new in zip(conditioning if c else (), c, strict=True):
                 columns.append(new)
+            for first in set(self.shared.values()) if c else ():
+                lanes[first].project(c[0])
             wave = self.model.synthesize(
                 noise * temperature, lambda i, x, *others, y=None: lanes[i].run(x, others, y, lengths, last)
             )[:, 0]
             sample = min(lane.first * lane.stage.group for lane in lanes)
             for columns, rate in zip(conditioning, self.conditioner.rates, strict=True):
                 columns.forget(sample * rate // self.model.config.mel.hop_length - self.conditioner.margin)
+            for first in set(self.shared.values()):
+                stage, spec = self.stages[first], self.specs[first]
+                lanes[first].projected.forget(sample // (stage.group * spec.cond_repeat))
             return wave
 
         return run
 
 
 class _Columns:
-    """What some stage still has to read of the columns of an utterance; around the utterance there are zeros."""
+    """What some stage still has to read of the columns of an utterance; around the utterance there are zeros.
 
-    def __init__(self) -> None:
-        self.first, self.columns = 0, None
+    Args:
+        dim: of time.
+    """
+
+    def __init__(self, dim: int) -> None:
+        self.dim, self.first, self.columns = dim, 0, None
 
     def append(self, columns: Tensor) -> None:
-        self.columns = columns if self.columns is None else torch.cat([self.columns, columns], 2)
+        self.columns = columns if self.columns is None else torch.cat([self.columns, columns], self.dim)
 
     def forget(self, before: int) -> None:
         """Columns before this one will not be read any more."""
-        before = max(self.first, before)
-        self.columns, self.first = self.columns[..., before - self.first :], before
+        passed = max(0, before - self.first)
+        self.columns = self.columns.narrow(self.dim, passed, self.columns.shape[self.dim] - passed)
+        self.first += passed
 
     def window(self, start: int, end: int) -> Tensor:
         """Columns [start, end)."""
-        start, end, columns = start - self.first, end - self.first, self.columns.shape[2]
-        inside = self.columns[..., max(0, start) : end]
-        return (
-            nn.functional.pad(inside, (max(0, -start), max(0, end - columns))) if start < 0 or end > columns else inside
-        )
+        start, end, columns = start - self.first, end - self.first, self.columns.shape[self.dim]
+        low, high = max(0, start), min(end, columns)
+        inside = self.columns.narrow(self.dim, low, high - low)
+        around = (0, 0) * (2 - self.dim) + (low - start, end - high)
+        return nn.functional.pad(inside, around) if any(around) else inside
 
 
 class _Lane:
@@ -145,7 +178,7 @@ class _Lane:
         self.conditioning = conditioning
         self.threads = choose_threads(threads, batch, self.spec, sampling=False)
         self.state = initial_state(self.spec, batch) if runner.streams else None
-        self.taken, self.waiting, self.held = 0, None, None
+        self.taken, self.waiting, self.held, self.projected = 0, None, None, None
         # columns that the conditioner makes to one that the stage reads
         hop_length = runner.model.config.mel.hop_length
         self.rate = self.spec.cond_repeat * self.stage.group * runner.conditioner.rates[0] // hop_length
@@ -168,13 +201,13 @@ class _Lane:
         made = max(first, end if last else end - spec.look_ahead) - first
         (*aligned,) = self._wait([x, *others] if y is None else [x, *others, y], made)
         y = None if y is None else aligned.pop()
-        c = interpolation = None
-        if stage.condition is not None:
-            start, stop = (
-                first // spec.cond_repeat - spec.cond_taps // 2,
-                -(-end // spec.cond_repeat) + spec.cond_taps // 2,
-            )
-            c = stage.condition(self.conditioning[0].window(start * self.rate, stop * self.rate))
+        c = projected = interpolation = None
+        start, stop, margin = first // spec.cond_repeat, -(-end // spec.cond_repeat), spec.cond_taps // 2
+        if self.projected is not None:
+            projected = self.projected.window(start, stop)
+        elif stage.condition is not None:
+            columns = self.conditioning[0].window((start - margin) * self.rate, (stop + margin) * self.rate)
+            c = stage.condition(columns)
         if spec.cond_taps > 1:
             interpolation = self.conditioning[1].window(first, end).transpose(1, 2)
         if lengths is not None:
@@ -184,6 +217,7 @@ class _Lane:
             self.weights,
             spec,
             c=c,
+            projected=projected,
             u=None if stage.u is None else stage.u.expand(len(x), -1, -1),
             y=y,
             interpolation=interpolation,
@@ -195,6 +229,11 @@ class _Lane:
             threads=self.threads,
         )
         return self._hold([out, *aligned], last)
+
+    def project(self, conditioning: Tensor) -> None:
+        """Takes what comes of the conditioning, for all stages that share this one's stack and conditioning."""
+        c = self.stage.condition(conditioning)
+        self.projected.append(project(c, self.weights, self.spec, threads=self.threads))
 
     def _wait(self, tensors: list[Tensor], made: int) -> list[Tensor]:
         """The first ``made`` columns of what waits and of ``tensors`` behind it; the others wait."""

@@ -20,7 +20,7 @@ import torch
 from fastwave import _cpu
 from fastwave.layers import GatedStack
 from fastwave.ops.custom import arguments
-from fastwave.ops.gated_stack import GatedStackSpec, gated_stack, initial_state
+from fastwave.ops.gated_stack import GatedStackSpec, gated_stack, initial_state, project
 from fastwave.ops.rounding import DTYPES
 from fastwave.ops.upsample import UpsampleSpec, upsample
 from fastwave.ops.wavenet_sample import DISTRIBUTIONS, HeadSpec, initial_sampler_state, wavenet_sample
@@ -83,7 +83,7 @@ def make_stack(seed: int, sampler: bool) -> tuple[GatedStackSpec, dict | None, t
     delay = "none" if sampler else r.choice(("none", "input", "none" if epilogue == "none" else "output"))
     kernel_size, front_width = r.choice((1, 2, 3, 5)), r.randint(1, 6)
     heads, layers = r.randint(0, 2), r.randint(1 if sampler else 0, 5)
-    conditioning = r.choice(("none", "raw", "projected")) if layers else "none"
+    conditioned = r.random() < 0.7
     spec = GatedStackSpec(
         in_channels=in_channels,
         front_width=front_width,
@@ -96,10 +96,9 @@ def make_stack(seed: int, sampler: bool) -> tuple[GatedStackSpec, dict | None, t
         dilations=[r.choice((1, 2, 3, 7, 8, 9, 16)) for _ in range(layers)],
         causal=sampler or kernel_size % 2 == 0 or r.random() < 0.8,
         residual_scale=r.choice((1.0, math.sqrt(0.5))),
-        cond_channels=r.choice(CHANNELS) if conditioning == "raw" else 0,
-        cond_projected=conditioning == "projected",
+        cond_channels=r.choice(CHANNELS) if conditioned else 0,
         cond_repeat=r.choice((1, 1, 2, 3, 16)),
-        cond_taps=r.choice((1, 3, 5)) if conditioning == "raw" and not sampler else 1,
+        cond_taps=r.choice((1, 3, 5)) if conditioned and not sampler else 1,
         separable=not sampler and r.random() < 0.2,
         head_channels=[*(r.choice(CHANNELS) for _ in range(heads)), outputs],
         head_relu=[r.random() < 0.5 for _ in range(heads + 1)],
@@ -125,8 +124,6 @@ def valid_call(r: random.Random) -> Call:
     if name == "upsample":
         return valid_upsample(r, binding, batch, threads)
     spec, head, weights = make_stack(seed, name == "wavenet_sample")
-    rows = spec.layers * 2 * spec.gate_channels
-    channels = rows if spec.cond_projected else spec.cond_channels
     sampling = name == "wavenet_sample"
     state = initial_sampler_state(spec, batch) if sampling else maybe(r, lambda: initial_state(spec, batch))
     pending = r.randint(0, spec.look_ahead) if state is not None and not sampling else 0
@@ -134,7 +131,7 @@ def valid_call(r: random.Random) -> Call:
     lengths = [r.randint(0, pending + time) for _ in range(batch)]
     tensors = {
         "weights": weights,
-        "c": torch.randn(batch, channels, columns) if channels else None,
+        "c": torch.randn(batch, spec.cond_channels, columns) if spec.cond_channels else None,
         "g": maybe(r, lambda: torch.randn(batch, spec.layers, 2 * spec.gate_channels)),
         "lengths": maybe(r, lambda: torch.tensor(lengths, dtype=torch.int64)),
         "state": state,
@@ -148,7 +145,11 @@ def valid_call(r: random.Random) -> Call:
             "u": maybe(r, lambda: torch.randn(batch, spec.layers, spec.residual_channels)),
             "y": maybe(r, lambda: torch.randn(batch, spec.out_channels, made), 1 if needs_y else 0.2),
             "interpolation": torch.rand(batch, pending + time, spec.cond_taps) if spec.cond_taps > 1 else None,
+            "projected": None,
         }
+        if spec.cond_channels and spec.cond_taps == 1 and r.random() < 0.3:
+            tensors["projected"] = project(tensors["c"], weights, spec, g=tensors["g"])
+            tensors["c"] = tensors["g"] = None
         shapes = {"out": (batch, spec.out_channels, made)}
         reverse = state is None and spec.cond_taps == 1 and r.random() < 0.5
         options = {"reverse": reverse, "pending": pending, "last": last, "threads": threads}

@@ -12,7 +12,7 @@ from fastwave.audio import MelSpec
 from fastwave.layers import GatedStack
 from fastwave.models import ClariNetStudentConfig, WaveNetConfig
 from fastwave.ops.custom import arguments
-from fastwave.ops.gated_stack import GatedStackSpec, gated_stack, initial_state
+from fastwave.ops.gated_stack import OPTIONAL, GatedStackSpec, gated_stack, initial_state, project
 from fastwave.ops.upsample import UpsampleSpec, upsample
 from fastwave.ops.wavenet_sample import HeadSpec, initial_sampler_state, wavenet_sample
 from fastwave.pack import pack_gated_stack
@@ -202,6 +202,31 @@ OP_ERRORS = {
         stack(x=X, spec=LATE, weights=LATE_WEIGHTS, state=initial_state(LATE, 2)),
         "y must be given where the output lies behind x, got None",
     ),
+    "projected": (
+        stack(projected=torch.zeros(2, 5, 64)),
+        "c must be None: it is projected already, got float32 (2, 3, 5)",
+    ),
+    "projected-g": (
+        stack(c=None, projected=torch.zeros(2, 5, 64), g=torch.zeros(2, 2, 8)),
+        "g must be None: it is in what is projected, got float32 (2, 2, 8)",
+    ),
+    "projected-width": (
+        stack(c=None, projected=torch.zeros(2, 5, 16)),
+        f"projected {contiguous('float32', '(2, 5, 64)')} float32 (2, 5, 16)",
+    ),
+    "projected-interpolated": (
+        stack(c=None, projected=torch.zeros(2, 5, 64), spec=INTERPOLATED),
+        "projected must be None without c, and where it is interpolated, got float32 (2, 5, 64)",
+    ),
+    "project-c": (
+        lambda: project(torch.zeros(2, 2, 5), WEIGHTS, SPEC),
+        f"c {contiguous('float32', '(any, 3, any)')} float32 (2, 2, 5)",
+    ),
+    "project-rank": (lambda: project(C[0], WEIGHTS, SPEC), "c must be (batch, 3, columns), got (3, 5)"),
+    "project-none": (
+        lambda: project(C, WEIGHTS, GatedStackSpec(**(arguments(SPEC) | dict(cond_channels=0)))),
+        "cond_channels must be at least 1 to project, got 0",
+    ),
     "interpolation": (
         stack(spec=INTERPOLATED, c=torch.zeros(2, 3, 7)),
         f"interpolation {contiguous('float32', '(2, 10, 3)')} None",
@@ -272,10 +297,9 @@ def test_bindings_refuse_what_dlpack_cannot_share_in_one_line(change, got):
 
 
 @pytest.mark.parametrize("bad", ["x", 3, [1.0], object(), torch.zeros(1)])
-@pytest.mark.parametrize("name", ["x", "weights", "c", "g", "u", "y", "interpolation", "lengths", "state", "out"])
+@pytest.mark.parametrize("name", ["x", "weights", *OPTIONAL, "out"])
 def test_bindings_survive_anything(name, bad):
-    tensors = dict.fromkeys(("x", "weights", "c", "g", "u", "y", "interpolation", "lengths", "state", "out"))
-    tensors |= {"x": X, "weights": WEIGHTS, "c": C, "out": torch.zeros(2, 2, 10)}
+    tensors = dict.fromkeys(OPTIONAL) | {"x": X, "weights": WEIGHTS, "c": C, "out": torch.zeros(2, 2, 10)}
     with pytest.raises((TypeError, ValueError)):
         _cpu.gated_stack(arguments(SPEC), **(tensors | {name: bad}), reverse=False, pending=0, last=True, threads=1)
 

@@ -29,7 +29,6 @@ CAUSAL = {
     "separable": dict(separable=True),
     "unconditional": dict(cond_channels=0),
     "repeated conditioning": dict(cond_repeat=4),
-    "projected conditioning": dict(cond_channels=0, cond_projected=True, cond_repeat=2),
     "input delay": dict(front_width=3, delay="input"),
     "narrow input delay": dict(delay="input", epilogue="affine"),
     "affine": dict(epilogue="affine"),
@@ -64,8 +63,8 @@ def make(shape, batch=2, time=TIME, seed=0):
             "g": normal(spec.layers, 2 * spec.gate_channels),
             "u": normal(spec.layers, spec.residual_channels),
         }
-        if spec.cond_channels or spec.cond_projected:
-            named["c"] = normal(spec.cond_channels or spec.layers * 2 * spec.gate_channels, columns)
+        if spec.cond_channels:
+            named["c"] = normal(spec.cond_channels, columns)
         if spec.epilogue != "none":
             named["y"] = normal(spec.out_channels, time)
         return spec, weights, normal(spec.in_channels, time), named
@@ -166,16 +165,9 @@ def test_interpolated_conditioning(taps, repeat):
 
 
 @pytest.mark.parametrize("time", [TIME, TIME - 1, TIME - 3, 1])
-def test_repeated_and_projected_conditioning(time):
+def test_repeated_conditioning(time):
     spec, weights, x, named = make(dict(cond_repeat=4), time=time)
     result = gated_stack_ref(x, weights, spec, **named)
-    projected = torch.cat([weight @ named["c"] for weight in weights.cond], 1)
-    assert_same(
-        gated_stack_ref(
-            x, weights, dataclasses.replace(spec, cond_channels=0, cond_projected=True), **(named | {"c": projected})
-        ),
-        result,
-    )
     repeated = named["c"].repeat_interleave(4, -1)[..., :time]
     assert_same(
         gated_stack_ref(x, weights, dataclasses.replace(spec, cond_repeat=1), **(named | {"c": repeated})), result
@@ -331,7 +323,6 @@ def test_ragged_rows_equal_rows_alone(shape, reverse, vectors):
         (dict(head_relu=(True,)), "head_relu must have 2 entries, got 1"),
         (dict(front_causal=False, front_width=2), "front_width of a centred front must be odd, got 2"),
         (dict(causal=False), "kernel_size of a centred stack must be odd, got 2"),
-        (dict(cond_projected=True), "cond_channels must be 0 where c comes projected, got 3"),
         (dict(epilogue="exp"), "epilogue must be one of none, affine, inverse, got 'exp'"),
         (dict(epilogue_order="sigma"), "epilogue_order must be one of mu, log_sigma, got 'sigma'"),
         (dict(delay="both"), "delay must be one of none, input, output, got 'both'"),

@@ -11,6 +11,8 @@ struct Kernels {
     const char* isa;
     void (*gated_stack)(const GatedStackParams&);
     int64_t (*gated_stack_workspace)(const StackShape&);  // floats
+    void (*project)(const ProjectParams&);
+    int64_t (*project_workspace)(const StackShape&);
     void (*wavenet_sample)(const WaveNetSampleParams&);
     int64_t (*wavenet_sample_workspace)(const StackShape&, int64_t rows);
     void (*upsample)(const UpsampleParams&);

@@ -174,13 +174,13 @@ struct StorePlain {
     }
 };
 
-// Logical gate rows, filter half before gate half (stride elements apart), to panels in turn; the padding is 0.
+// Logical gate rows, filter half before gate half, to panels in turn; the padding is 0.
 // out (2 padded(gate)) <- base + rows; base may be out.
-FASTWAVE_INLINE void add_gate_rows(float* out, const float* base, const float* rows, int64_t gate, int64_t stride) {
+FASTWAVE_INLINE void add_gate_rows(float* out, const float* base, const float* rows, int64_t gate) {
     for (int64_t i = 0; i < padded(gate); ++i) {
         const int64_t at = i / panel * 2 * panel + i % panel;
-        out[at] = base[at] + (i < gate ? rows[i * stride] : 0.f);
-        out[at + panel] = base[at + panel] + (i < gate ? rows[(gate + i) * stride] : 0.f);
+        out[at] = base[at] + (i < gate ? rows[i] : 0.f);
+        out[at + panel] = base[at + panel] + (i < gate ? rows[gate + i] : 0.f);
     }
 }
 

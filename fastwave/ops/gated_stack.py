@@ -28,7 +28,7 @@ from fastwave import _cpu
 from fastwave.ops.custom import argument_schema, arguments, capsule, define, require_all_cpu
 from fastwave.ops.rounding import DTYPES, rounded
 
-__all__ = ["GatedStackSpec", "GatedStackWeights", "gated_stack", "gated_stack_ref", "initial_state"]
+__all__ = ["GatedStackSpec", "GatedStackWeights", "gated_stack", "gated_stack_ref", "initial_state", "project"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,8 +45,7 @@ class GatedStackSpec:
         dilations: one per layer; without any the op is its front, a convolution.
         causal: causal (True) or centred dilated convolutions; a centred one has an odd kernel.
         residual_scale: factor on the residual sum, 1 or sqrt(1/2).
-        cond_channels: channels of c that A_l reads; 0 without c, or where c comes projected.
-        cond_projected: c is (batch, L 2G, time): it holds A_l c already.
+        cond_channels: channels of c that A_l reads; 0 without c.
         cond_repeat: samples that each column of c stands for.
         cond_taps: columns of c, an odd number, that the conditioning of a sample is interpolated from: the one that it
             stands at and its neighbours. A linear upsampler that treats all channels alike commutes with A_l: so A_l c
@@ -73,7 +72,6 @@ class GatedStackSpec:
     causal: bool = True
     residual_scale: float = math.sqrt(0.5)
     cond_channels: int = 0
-    cond_projected: bool = False
     cond_repeat: int = 1
     cond_taps: int = 1
     separable: bool = False
@@ -113,8 +111,6 @@ class GatedStackSpec:
             raise ValueError(f"front_width of a centred front must be odd, got {self.front_width}")
         if not self.causal and self.kernel_size % 2 == 0:
             raise ValueError(f"kernel_size of a centred stack must be odd, got {self.kernel_size}")
-        if self.cond_projected and self.cond_channels:
-            raise ValueError(f"cond_channels must be 0 where c comes projected, got {self.cond_channels}")
         if self.cond_taps % 2 == 0 or (self.cond_taps > 1 and not self.cond_channels):
             raise ValueError(f"cond_taps must be odd, and 1 without cond_channels, got {self.cond_taps}")
         for name, allowed in (
@@ -177,7 +173,7 @@ class GatedStackSpec:
 class GatedStackWeights:
     """The stack's weights in logical order: filter half before gate half, tap k - 1 the latest.
 
-    ``cond`` is empty where there is no c or it comes projected; ``skip`` where there is no skip; the last layer's
+    ``cond`` is empty where there is no c; ``skip`` where there is no skip; the last layer's
     ``residual`` is read only where there is no skip. ``depthwise`` (R, k) goes with ``conv`` of one tap.
     """
 
@@ -266,8 +262,7 @@ def gated_stack_ref(
 
     Args:
         x: (batch, in_channels, time).
-        c: (batch, cond_channels, ceil(time / cond_repeat) + cond_taps - 1), with cond_taps // 2 columns on either side;
-            or (batch, L 2G, ...) where it comes projected.
+        c: (batch, cond_channels, ceil(time / cond_repeat) + cond_taps - 1), with cond_taps // 2 columns on either side.
         g: (batch, L, 2G), a vector per row and layer (global conditioning).
         u: (batch, L, R), added to the convolution's input but not to the residual, nor to the padding.
         y: (batch, out_channels, time), what the epilogue transforms; x where absent.
@@ -313,11 +308,7 @@ def gated_stack_ref(
 
     def conditioning(layer: int) -> Tensor:
         """A_l c at the sample rate, (batch, 2G, time): projected at c's own rate, then repeated."""
-        rows = 2 * spec.gate_channels
-        if spec.cond_projected:
-            projected = c[:, layer * rows : (layer + 1) * rows]
-        else:
-            projected = torch.bmm(matrix(weights.cond[layer]).expand(batch, -1, -1), c)
+        projected = torch.bmm(matrix(weights.cond[layer]).expand(batch, -1, -1), c)
         taps = projected.unfold(2, projected.shape[2] - spec.cond_taps + 1, 1).unbind(2)
         taps = [tap.repeat_interleave(spec.cond_repeat, -1)[..., :time] for tap in taps]
         if interpolation is None:
@@ -331,7 +322,7 @@ def gated_stack_ref(
         x, y = reversed_(x), reversed_(y)
     if mask is not None:
         x = x.masked_fill(~mask, 0)
-    if c is not None and not spec.cond_projected:
+    if c is not None:
         c = rounded(c, spec.dtype)
     history = _History(state)
 
@@ -405,6 +396,7 @@ def gated_stack(
     spec: GatedStackSpec,
     *,
     c: Tensor | None = None,
+    projected: Tensor | None = None,
     g: Tensor | None = None,
     u: Tensor | None = None,
     y: Tensor | None = None,
@@ -425,6 +417,7 @@ def gated_stack(
 
     Args:
         weights: one flat tensor of spec.dtype, from fastwave.pack.pack_gated_stack.
+        projected: what ``project`` made of c and g, in their place: the same bits come out.
         pending: columns that are pending: as many as all earlier calls took, at most spec.look_ahead.
         last: whether no more columns will come.
         threads: rows of the batch run on up to so many threads.
@@ -432,17 +425,20 @@ def gated_stack(
     Raises:
         ValueError: a tensor of another shape, dtype, device or layout; the message names it.
     """
-    tensors = {"c": c, "g": g, "u": u, "y": y, "interpolation": interpolation, "lengths": lengths, "state": state}
-    require_all_cpu({"x": x, "weights": weights}, **tensors)
+    optional = (c, projected, g, u, y, interpolation, lengths, state)
+    require_all_cpu({"x": x, "weights": weights}, **dict(zip(OPTIONAL, optional, strict=True)))
     return torch.ops.fastwave.gated_stack(
-        x, weights, *tensors.values(), reverse=reverse, pending=pending, last=last, threads=threads, **arguments(spec)
+        x, weights, *optional, reverse=reverse, pending=pending, last=last, threads=threads, **arguments(spec)
     )
 
 
-def _gated_stack(x, weights, c, g, u, y, interpolation, lengths, state, *, reverse, pending, last, threads, **spec):
+OPTIONAL = ("c", "projected", "g", "u", "y", "interpolation", "lengths", "state")  # tensors, in the schema's order
+
+
+def _gated_stack(x, weights, *optional, reverse, pending, last, threads, **spec):
     out = _empty_output(x, pending, last, spec)
-    tensors = {"c": c, "g": g, "u": u, "y": y, "interpolation": interpolation, "lengths": lengths}
-    tensors["state"] = contiguous_state(state)
+    tensors = dict(zip(OPTIONAL, optional, strict=True))
+    tensors["state"] = contiguous_state(tensors["state"])
     _cpu.gated_stack(
         spec,
         x=capsule(x),
@@ -457,19 +453,53 @@ def _gated_stack(x, weights, c, g, u, y, interpolation, lengths, state, *, rever
     return out
 
 
-def _fake_gated_stack(
-    x, weights, c, g, u, y, interpolation, lengths, state, *, reverse, pending, last, threads, **spec
-):
+def _fake_gated_stack(x, weights, *optional, reverse, pending, last, threads, **spec):
     return _empty_output(x, pending, last, spec)
 
 
 define(
     "gated_stack",
-    "(Tensor x, Tensor weights, Tensor? c, Tensor? g, Tensor? u, Tensor? y, Tensor? interpolation,"
-    " Tensor? lengths, Tensor(a!)? state, *, bool reverse, int pending, bool last, int threads,"
+    f"(Tensor x, Tensor weights, {', '.join(f'Tensor? {name}' for name in OPTIONAL[:-1])}, Tensor(a!)? state, *,"
+    " bool reverse, int pending, bool last, int threads,"
     f" {argument_schema(GatedStackSpec)}) -> Tensor",
     cpu=_gated_stack,
     fake=_fake_gated_stack,
+)
+
+
+def project(c: Tensor, weights: Tensor, spec: GatedStackSpec, *, g: Tensor | None = None, threads: int = 1) -> Tensor:
+    """A_l c + b_l + g_l of every layer, for calls of gated_stack that read the same c; other arguments as there.
+
+    Args:
+        c: (batch, cond_channels, columns).
+
+    Returns:
+        (batch, columns, width), in the order in which the kernel reads it: what it is good for is gated_stack alone.
+
+    Raises:
+        ValueError: as gated_stack; or the stack has no conditioning.
+    """
+    require_all_cpu({"c": c, "weights": weights}, g=g)
+    return torch.ops.fastwave.project(c, weights, g, threads=threads, **arguments(spec))
+
+
+def _project(c, weights, g, *, threads, **spec):
+    out = _fake_project(c, weights, g, threads=threads, **spec)
+    _cpu.project(spec, c=capsule(c), weights=capsule(weights), g=capsule(g), out=capsule(out), threads=threads)
+    return out
+
+
+def _fake_project(c, weights, g, *, threads, **spec):
+    if c.dim() != 3:
+        raise ValueError(f"c must be (batch, {spec['cond_channels']}, columns), got {tuple(c.shape)}")
+    return c.new_empty(c.shape[0], c.shape[2], len(spec["dilations"]) * 2 * (-(-spec["gate_channels"] // 16) * 16))
+
+
+define(
+    "project",
+    f"(Tensor c, Tensor weights, Tensor? g, *, int threads, {argument_schema(GatedStackSpec)}) -> Tensor",
+    cpu=_project,
+    fake=_fake_project,
 )
 
 

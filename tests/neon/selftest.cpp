@@ -112,7 +112,7 @@ struct Weights {
     explicit Weights(const StackShape& s) : front(s.residual, s.in_channels * s.front_width, Dtype::float32) {
         for (int64_t l = 0; l < s.layers; ++l) {
             Layer layer;
-            if (s.conditioning == Conditioning::raw) layer.cond = Matrix(2 * s.gate, s.cond_channels, s.dtype);
+            if (s.cond_channels) layer.cond = Matrix(2 * s.gate, s.cond_channels, s.dtype);
             for (int64_t j = 0; j < s.kernel_size; ++j) layer.taps.emplace_back(2 * s.gate, s.residual, s.dtype);
             if (s.has_residual(l)) layer.residual = Matrix(s.residual, s.gate, s.dtype);
             if (s.skip) layer.skip = Matrix(s.skip, s.gate, s.dtype);
@@ -242,13 +242,11 @@ std::vector<Real> reference(const StackShape& s, const Weights& w, const Inputs&
             Column a(layer.taps.back().bias.begin(), layer.taps.back().bias.end());
             for (int64_t i = 0; i < 2 * s.gate && !in.g.empty(); ++i) a[i] += in.g[l * 2 * s.gate + i];
             const int64_t key = t / s.cond_repeat;
-            if (s.conditioning == Conditioning::raw) {
+            if (s.cond_channels) {
                 Column c(s.cond_channels);
                 for (int64_t i = 0; i < s.cond_channels; ++i) c[i] = in.c[i * in.cond_time + key];
                 round_vector(c.data(), s.cond_channels, dtype);
                 multiply(a, layer.cond, c.data(), dtype);
-            } else if (s.conditioning == Conditioning::projected) {
-                for (int64_t i = 0; i < 2 * s.gate; ++i) a[i] += in.c[(l * 2 * s.gate + i) * in.cond_time + key];
             }
             for (int64_t j = 0; j < s.kernel_size; ++j) {
                 const int64_t at = t - (s.kernel_size - 1 - j) * s.dilations[l] + (s.causal ? 0 : s.reach(l) / 2);
@@ -327,10 +325,7 @@ Inputs make_inputs(const StackShape& s, int64_t time, bool extras) {
     in.time = time;
     in.cond_time = (time + s.cond_repeat - 1) / s.cond_repeat;
     in.x = random(s.in_channels * time);
-    const int64_t channels = s.conditioning == Conditioning::raw         ? s.cond_channels
-                             : s.conditioning == Conditioning::projected ? s.layers * 2 * s.gate
-                                                                         : 0;
-    in.c = random(channels * in.cond_time);
+    in.c = random(s.cond_channels * in.cond_time);
     if (extras) {
         in.g = random(s.layers * 2 * s.gate);
         in.u = random(s.layers * s.residual);
@@ -527,7 +522,6 @@ StackShape plain() {
     s.skip = 18;
     s.kernel_size = 3;
     s.residual_scale = std::sqrt(0.5f);
-    s.conditioning = Conditioning::raw;
     s.cond_channels = 7;
     s.cond_repeat = s.cond_taps = 1;
     s.epilogue = Epilogue::none;
@@ -559,8 +553,7 @@ std::vector<Spec> specs() {
         spec("k1", [](Spec& m) { m.shape.kernel_size = 1; }),
         spec("k2", [](Spec& m) { m.shape.kernel_size = 2, m.dilations = {1, 7, 8, 9, 64}; }),
         spec("front32", [](Spec& m) { m.shape.front_width = 32; }),
-        spec("unconditional", [](Spec& m) { m.shape.conditioning = Conditioning::none, m.shape.cond_channels = 0; }),
-        spec("projected", [](Spec& m) { m.shape.conditioning = Conditioning::projected, m.shape.cond_channels = 0; }),
+        spec("unconditional", [](Spec& m) { m.shape.cond_channels = 0; }),
         spec("repeat", [](Spec& m) { m.shape.cond_repeat = 16; }),
         spec("no-skip", [](Spec& m) { m.shape.skip = 0, m.head_channels = {2}, m.head_relu = {0}; }),
         spec("three-heads", [](Spec& m) { m.head_channels = {30, 5, 2}, m.head_relu = {0, 1, 0}; }),

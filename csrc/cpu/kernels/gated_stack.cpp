@@ -52,13 +52,10 @@ struct Buffers {
         cond_column = arena.take(s.cond_channels);
         window = arena.take((chunk + s.front_width) * s.in_channels);
         bias = arena.take(s.layers * rows);
-        const int64_t cond_columns =
-            s.conditioning == Conditioning::none ? 0 : (chunk + behind) / s.cond_repeat + s.cond_taps + 2;
+        const int64_t cond_columns = s.cond_channels == 0 ? 0 : (chunk + behind) / s.cond_repeat + s.cond_taps + 2;
         const int64_t cond_words = T::column_words(s.cond_channels);
-        cond = {arena.take(s.conditioning == Conditioning::raw ? cond_columns * cond_words : 0), cond_columns,
-                cond_words};
-        projected = arena.take(
-            s.conditioning == Conditioning::none ? 0 : (chunk / s.cond_repeat + 2 + max_team * s.cond_taps) * rows);
+        cond = {arena.take(cond_columns * cond_words), cond_columns, cond_words};
+        projected = arena.take(s.cond_channels == 0 ? 0 : (chunk / s.cond_repeat + 2 + max_team * s.cond_taps) * rows);
         depthwise = arena.take(s.separable ? chunk * (padded(s.residual) + T::column_words(s.residual)) : 0);
         z = arena.take(chunk * padded(s.gate));
         z_words = arena.take(T::same_as_float ? 0 : chunk * T::column_words(s.gate));
@@ -89,6 +86,21 @@ private:
         return data;
     }
 };
+
+// bias (L, gate_rows) <- bias plus the row's own vectors g, per layer, in panel order.
+void load_bias(float* bias, const StackShape& s, StackWeights weights, const float* g) {
+    for (int64_t l = 0; l < s.layers; ++l, bias += s.gate_rows()) {
+        memcpy(bias, weights.layer(s, l).bias, s.gate_rows() * sizeof(float));
+        if (g) add_gate_rows(bias, bias, g + l * 2 * s.gate, s.gate);
+    }
+}
+
+// words <- a column of c, whose channels stand `stride` apart; `column` has room for it.
+template <class T>
+void load_column(float* words, float* column, const float* c, int64_t channels, int64_t stride) {
+    for (int64_t i = 0; i < padded(channels); ++i) column[i] = i < channels ? c[i * stride] : 0.f;
+    T::round(words, column, channels);
+}
 
 // One thread's share of a chunk: columns [first, first + n), the first of which is the chunk's column `offset`.
 struct Columns {
@@ -121,7 +133,6 @@ struct Stack {
     void run();
 
 private:
-    void load_bias(StackWeights weights);
     int64_t load_conditioning(int64_t from, int64_t to);
     void front(const StackWeights& w, int64_t first, int64_t n, const Ring& h);
     void layer(const LayerWeights& w, int64_t index, Columns columns, const Ring* h, const Ring* v);
@@ -136,27 +147,13 @@ private:
     float* walk_state(float* at, int64_t now, const Past& past, const Present& present, const Skip& skip);
 };
 
-// Bias plus the row's own vectors g, per layer, in panel order.
-template <class T>
-void Stack<T>::load_bias(StackWeights weights) {
-    for (int64_t l = 0; l < s.layers; ++l) {
-        float* out = buffers.bias + l * s.gate_rows();
-        memcpy(out, weights.layer(s, l).bias, s.gate_rows() * sizeof(float));
-        if (p.g) add_gate_rows(out, out, p.g + l * 2 * s.gate, s.gate, 1);
-    }
-}
-
 // Transposes the raw conditioning columns with keys below cond_key(to - 1) + 1 + margin into their ring.
 template <class T>
 int64_t Stack<T>::load_conditioning(int64_t from, int64_t to) {
-    if (s.conditioning != Conditioning::raw) return from;
+    if (!p.c) return from;
     const int64_t end = cond_key(to - 1) + 1 + margin;
-    memset(buffers.cond_column, 0, padded(s.cond_channels) * sizeof(float));
-    for (int64_t key = from; key < end; ++key) {
-        const float* source = p.c + cond_place(key);
-        for (int64_t i = 0; i < s.cond_channels; ++i) buffers.cond_column[i] = source[i * p.cond_time];
-        T::round(buffers.cond.at(key), buffers.cond_column, s.cond_channels);
-    }
+    for (int64_t key = from; key < end; ++key)
+        load_column<T>(buffers.cond.at(key), buffers.cond_column, p.c + cond_place(key), s.cond_channels, p.cond_time);
     return end > from ? end : from;
 }
 
@@ -241,28 +238,25 @@ void Stack<T>::layer(const LayerWeights& w, int64_t index, Columns columns, cons
     for (int64_t i = 0; i < n; ++i) init[i] = bias;
     Init start = init;
     const float *frames[chunk], *weights[chunk];
-    if (s.conditioning == Conditioning::raw && s.cond_repeat == 1 && !margin) {
+    if (p.projected) {
+        for (int64_t i = 0; i < n; ++i)
+            init[i] = p.projected + (cond_place(cond_key(first + i)) * s.layers + index) * rows;
+    } else if (p.c && s.cond_repeat == 1 && !margin) {
         buffers.cond.columns(cond, first, n);
         segments[count++] = {w.cond, s.cond_channels, cond};
-    } else if (s.conditioning != Conditioning::none) {
+    } else if (p.c) {
         const int64_t key = cond_key(first) - margin, keys = cond_key(first + n - 1) + margin - key + 1;
         // two threads may want one column of c: each makes its own
         const int64_t place = key + margin - cond_key(first - columns.offset) + columns.part * s.cond_taps;
         float* projected[chunk + max_taps];
         for (int64_t i = 0; i < keys; ++i) projected[i] = buffers.projected + (place + i) * rows;
-        if (s.conditioning == Conditioning::raw) {
-            const float* from[chunk + max_taps];
-            for (int64_t i = 0; i < keys; ++i) {
-                cond[i] = buffers.cond.at(key + i);
-                from[i] = margin ? buffers.zeros : bias;
-            }
-            const Segment segment = {w.cond, s.cond_channels, cond};
-            product<T>({0, rows / panel}, keys, &segment, 1, from, StorePlain{projected, false});
-        } else {
-            const float* source = p.c + index * 2 * s.gate * p.cond_time;
-            for (int64_t i = 0; i < keys; ++i)
-                add_gate_rows(projected[i], bias, source + cond_place(key + i), s.gate, p.cond_time);
+        const float* from[chunk + max_taps];
+        for (int64_t i = 0; i < keys; ++i) {
+            cond[i] = buffers.cond.at(key + i);
+            from[i] = margin ? buffers.zeros : bias;
         }
+        const Segment segment = {w.cond, s.cond_channels, cond};
+        product<T>({0, rows / panel}, keys, &segment, 1, from, StorePlain{projected, false});
         for (int64_t i = 0; i < n; ++i) {
             frames[i] = projected[cond_key(first + i) - margin - key];
             if (!margin) init[i] = frames[i];
@@ -361,7 +355,7 @@ template <class T>
 void Stack<T>::run() {
     StackWeights weights(p.weights, s);
     memset(buffers.zeros, 0, (buffers.v_stride > s.gate_rows() ? buffers.v_stride : s.gate_rows()) * sizeof(float));
-    load_bias(weights);
+    load_bias(buffers.bias, s, weights, p.g);
 
     Ring h[max_layers + 1], v[max_layers + 1];
     LayerWeights layers[max_layers];
@@ -487,6 +481,48 @@ void Stack<T>::save(const Ring* h, const Ring* v) {
     if (s.delay == Delay::output) memcpy(end, buffers.parameters, s.parameters() * sizeof(float));
 }
 
+struct ProjectBuffers {
+    float *bias, *column, *cond;
+    ProjectBuffers(Arena& arena, const StackShape& s, int64_t cond_words)
+        : bias(arena.take(s.layers * s.gate_rows())),
+          column(arena.take(s.cond_channels)),
+          cond(arena.take(chunk * cond_words)) {}
+};
+
+template <class T>
+void project_columns(const ProjectParams& p) {
+    const StackShape& s = p.shape;
+    const int64_t rows = s.gate_rows(), cond_words = T::column_words(s.cond_channels);
+    Arena arena = {p.workspace};
+    const ProjectBuffers buffers(arena, s, cond_words);
+    StackWeights weights(p.weights, s);
+    load_bias(buffers.bias, s, weights, p.g);
+    LayerWeights layers[max_layers];
+    for (int64_t l = 0; l < s.layers; ++l) layers[l] = weights.layer(s, l);
+    for (int64_t first = 0; first < p.cond_time; first += chunk) {
+        if (p.poll && p.poll(p.poll_context)) return;
+        const int64_t n = p.cond_time - first < chunk ? p.cond_time - first : chunk;
+        const float* x[chunk];
+        for (int64_t i = 0; i < n; ++i) {
+            float* words = buffers.cond + i * cond_words;
+            load_column<T>(words, buffers.column, p.c + first + i, s.cond_channels, p.cond_time);
+            x[i] = words;
+        }
+        split(p.team, [&](int64_t part, int64_t parts) {
+            for (int64_t l = part; l < s.layers; l += parts) {
+                const float* init[chunk];
+                float* out[chunk];
+                for (int64_t i = 0; i < n; ++i) {
+                    init[i] = buffers.bias + l * rows;
+                    out[i] = p.out + ((first + i) * s.layers + l) * rows;
+                }
+                const Segment segment = {layers[l].cond, s.cond_channels, x};
+                product<T>({0, rows / panel}, n, &segment, 1, init, StorePlain{out, false});
+            }
+        });
+    }
+}
+
 }  // namespace
 
 int64_t gated_stack_workspace(const StackShape& shape) {
@@ -504,6 +540,18 @@ void gated_stack(const GatedStackParams& params) {
         const Buffers<T> buffers(arena, params.shape);
         Stack<T>{params, params.shape, buffers}.run();
     });
+}
+
+int64_t project_workspace(const StackShape& shape) {
+    return with_type(shape.dtype, [&](auto type) {
+        Arena arena = {nullptr};
+        const ProjectBuffers buffers(arena, shape, decltype(type)::column_words(shape.cond_channels));
+        return arena.used;
+    });
+}
+
+void project(const ProjectParams& params) {
+    with_type(params.shape.dtype, [&](auto type) { project_columns<decltype(type)>(params); });
 }
 
 }  // namespace fastwave::FASTWAVE_ISA

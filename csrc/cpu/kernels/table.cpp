@@ -7,6 +7,8 @@ namespace fastwave::FASTWAVE_ISA {
 
 void gated_stack(const GatedStackParams&);
 int64_t gated_stack_workspace(const StackShape&);
+void project(const ProjectParams&);
+int64_t project_workspace(const StackShape&);
 void wavenet_sample(const WaveNetSampleParams&);
 int64_t wavenet_sample_workspace(const StackShape&, int64_t rows);
 void upsample(const UpsampleParams&);
@@ -19,6 +21,8 @@ const Kernels& kernels() {
         .isa = FASTWAVE_NAME(FASTWAVE_ISA),
         .gated_stack = gated_stack,
         .gated_stack_workspace = gated_stack_workspace,
+        .project = project,
+        .project_workspace = project_workspace,
         .wavenet_sample = wavenet_sample,
         .wavenet_sample_workspace = wavenet_sample_workspace,
         .upsample = upsample,

@@ -39,10 +39,9 @@ struct Buffers {
         cond_stride = T::column_words(s.cond_channels);
         window = arena.take(rows * window_size);
         bias = arena.take(rows * s.layers * gate_rows);
-        const bool raw = s.conditioning == Conditioning::raw;
         column = arena.take(s.cond_channels > s.residual ? s.cond_channels : s.residual);  // one, for all rows
-        cond = arena.take(raw ? block * rows * cond_stride : 0);
-        projected = arena.take(s.conditioning == Conditioning::none ? 0 : s.layers * block * rows * gate_rows);
+        cond = arena.take(block * rows * cond_stride);
+        projected = arena.take(s.cond_channels == 0 ? 0 : s.layers * block * rows * gate_rows);
         ahead = arena.take(s.layers * block * rows * gate_rows);
         h = arena.take(2 * rows * residual);
         z = arena.take(rows * padded(s.gate));
@@ -132,7 +131,7 @@ void Sampler<T>::load(int64_t row) {
     for (int64_t l = 0; l < s.layers; ++l) {
         float* bias = b.bias + (row * s.layers + l) * b.gate_rows;
         memcpy(bias, layers[l].bias, b.gate_rows * sizeof(float));
-        if (p.g) add_gate_rows(bias, bias, p.g + (row * s.layers + l) * 2 * s.gate, s.gate, 1);
+        if (p.g) add_gate_rows(bias, bias, p.g + (row * s.layers + l) * 2 * s.gate, s.gate);
     }
 }
 
@@ -155,18 +154,16 @@ void Sampler<T>::condition(int64_t start, int64_t steps) {
     cond_key_ = key;
     cond_keys_ = keys;
     const float* column[max_columns];
-    if (s.conditioning == Conditioning::raw) {
-        memset(b.column, 0, padded(s.cond_channels) * sizeof(float));
-        for (int64_t i = 0; i < keys; ++i)
-            for (int64_t row = 0; row < p.rows; ++row) {
-                float* to = b.cond + (i * p.rows + row) * b.cond_stride;
-                const float* from = p.c + row * s.cond_channels * p.cond_time + key + i;
-                for (int64_t ch = 0; ch < s.cond_channels; ++ch) b.column[ch] = from[ch * p.cond_time];
-                T::round(to, b.column, s.cond_channels);
-                column[i * p.rows + row] = to;
-            }
-        if (s.cond_repeat == 1) return;
-    }
+    memset(b.column, 0, padded(s.cond_channels) * sizeof(float));
+    for (int64_t i = 0; i < keys; ++i)
+        for (int64_t row = 0; row < p.rows; ++row) {
+            float* to = b.cond + (i * p.rows + row) * b.cond_stride;
+            const float* from = p.c + row * s.cond_channels * p.cond_time + key + i;
+            for (int64_t ch = 0; ch < s.cond_channels; ++ch) b.column[ch] = from[ch * p.cond_time];
+            T::round(to, b.column, s.cond_channels);
+            column[i * p.rows + row] = to;
+        }
+    if (s.cond_repeat == 1) return;
     auto layer = [&](int64_t l) {
         const float* init[max_columns];
         float* out[max_columns];
@@ -174,14 +171,9 @@ void Sampler<T>::condition(int64_t start, int64_t steps) {
             const int64_t row = i % p.rows;
             init[i] = b.bias + (row * s.layers + l) * b.gate_rows;
             out[i] = b.projected + (l * block * p.rows + i) * b.gate_rows;
-            if (s.conditioning == Conditioning::projected)
-                add_gate_rows(out[i], init[i], p.c + (row * s.layers + l) * 2 * s.gate * p.cond_time + key + i / p.rows,
-                              s.gate, p.cond_time);
         }
-        if (s.conditioning == Conditioning::raw) {
-            const Segment segment = {layers[l].cond, s.cond_channels, column};
-            product<T>({0, b.gate_rows / panel}, keys * p.rows, &segment, 1, init, StorePlain{out, false});
-        }
+        const Segment segment = {layers[l].cond, s.cond_channels, column};
+        product<T>({0, b.gate_rows / panel}, keys * p.rows, &segment, 1, init, StorePlain{out, false});
     };
     split(p.team, [&](int64_t i, int64_t parts) {
         for (int64_t l = i; l < s.layers; l += parts) layer(l);
@@ -191,7 +183,7 @@ void Sampler<T>::condition(int64_t start, int64_t steps) {
 // What is known of the pre-activations of a block before its first step.
 template <class T>
 void Sampler<T>::look_ahead(int64_t start, int64_t steps) {
-    if (s.conditioning != Conditioning::none) condition(start, steps);
+    if (s.cond_channels) condition(start, steps);
     split(p.team, [&](int64_t i, int64_t parts) {
         for (int64_t l = i; l < s.layers; l += parts) look_ahead(l, start, steps);
     });
@@ -199,8 +191,8 @@ void Sampler<T>::look_ahead(int64_t start, int64_t steps) {
 
 template <class T>
 void Sampler<T>::look_ahead(int64_t l, int64_t start, int64_t steps) {
-    const bool fused = s.conditioning == Conditioning::raw && s.cond_repeat == 1;
-    const bool projected = s.conditioning != Conditioning::none && !fused;
+    const bool fused = s.cond_channels && s.cond_repeat == 1;
+    const bool projected = s.cond_channels && !fused;
     const int64_t tap_words = matrix_words(T::dtype, b.gate_rows, s.residual), columns = steps * p.rows;
     const float* init[max_columns];
     float* out[max_columns];
