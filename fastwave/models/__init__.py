@@ -4,12 +4,15 @@ from fastwave.models.base import Model, load
 from fastwave.models.clarinet import ClariNetStudent, ClariNetStudentConfig
 from fastwave.models.waveglow import Denoiser, WaveGlow, WaveGlowConfig
 from fastwave.models.wavenet import WaveNet, WaveNetConfig
+from fastwave.models.wg_wavenet import WGWaveNet, WGWaveNetConfig
 
 __all__ = [
     "ClariNetStudent",
     "ClariNetStudentConfig",
     "Denoiser",
     "Model",
+    "WGWaveNet",
+    "WGWaveNetConfig",
     "WaveGlow",
     "WaveGlowConfig",
     "WaveNet",

@@ -138,7 +138,7 @@ class WaveGlow(ParallelModel):
     def forward(self, wave: Tensor, mel: Tensor) -> tuple[Tensor, Tensor]:
         """wave (batch, frames * hop_length), mel (batch, n_mels, frames) -> z (batch, group, columns), and
         log |det dz/dwave|, (batch,)."""
-        z, log_sigmas, logdets = self.transform(wave, self.condition(mel))
+        z, log_sigmas, logdets = self.transform(wave, self.upsampler(mel))
         return z, sum(log_sigma.sum((1, 2)) for log_sigma in log_sigmas) + sum(logdets)
 
     def transform(self, wave: Tensor, conditioning: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
@@ -147,7 +147,7 @@ class WaveGlow(ParallelModel):
 
     def inverse(self, z: Tensor, mel: Tensor) -> Tensor:
         """The wave whose ``forward`` is z."""
-        return self.synthesize(z, self.reference_run(self.condition(mel)))[:, 0]
+        return self.synthesize(z, self.reference_run(self.upsampler(mel)))[:, 0]
 
     def loss(self, wave: Tensor, mel: Tensor) -> Tensor:
         """Negative log-likelihood in nats per sample, without its constant."""
