@@ -1,6 +1,6 @@
 """The models: torch modules that train, and generate in plain PyTorch as the reference of the kernels."""
 
-from fastwave.models.base import Model, load
+from fastwave.models.base import Model, ParallelModel, load
 from fastwave.models.clarinet import ClariNetStudent, ClariNetStudentConfig
 from fastwave.models.waveglow import Denoiser, WaveGlow, WaveGlowConfig
 from fastwave.models.wavenet import WaveNet, WaveNetConfig
@@ -11,6 +11,7 @@ __all__ = [
     "ClariNetStudentConfig",
     "Denoiser",
     "Model",
+    "ParallelModel",
     "WGWaveNet",
     "WGWaveNetConfig",
     "WaveGlow",
