@@ -1,15 +1,27 @@
-"""Losses on waveforms and on distributions."""
+"""Losses on waveforms, on distributions, and on what a discriminator says."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from fastwave.audio import MelSpec, mel_filterbank
 
-__all__ = ["MultiResolutionSTFTLoss", "STFTMagnitudeLoss", "SpectralMelLoss", "gaussian_kl", "regularized_kl"]
+__all__ = [
+    "MultiResolutionSTFTLoss",
+    "STFTMagnitudeLoss",
+    "SpectralMelLoss",
+    "feature_matching_loss",
+    "gaussian_kl",
+    "hinge_discriminator_loss",
+    "hinge_generator_loss",
+    "least_squares_discriminator_loss",
+    "least_squares_generator_loss",
+    "regularized_kl",
+]
 
 
 def gaussian_kl(
@@ -78,7 +90,7 @@ class MultiResolutionSTFTLoss(nn.Module):
         for i, (fft_size, hop_length, _) in enumerate(self.resolutions):
             window = getattr(self, f"window_{i}")
             p, t = (stft_magnitude(wave, fft_size, hop_length, window, self.eps) for wave in (predicted, target))
-            total = total + sum(distances(p, t))
+            total = total + sum(magnitude_distances(p, t))
             if self.mel is not None:
                 bands = getattr(self, f"bands_{i}").to(p.dtype)
                 p, t = (bands @ p).clamp(min=self.eps**0.5), (bands @ t).clamp(min=self.eps**0.5)
@@ -124,11 +136,11 @@ class SpectralMelLoss(nn.Module):
         p, t = (stft_magnitude(wave, fft_size, hop_length, window, self.eps) for wave in (predicted, target))
         bins = p.shape[1]
         cut = int(bins * 2 * self.mel.fmax // self.mel.sample_rate)
-        parts = [distances(p[:, :cut], t[:, :cut])]
+        parts = [magnitude_distances(p[:, :cut], t[:, :cut])]
         if cut < bins:
-            parts.append(distances(p[:, cut:].mean(2), t[:, cut:].mean(2)))
+            parts.append(magnitude_distances(p[:, cut:].mean(2), t[:, cut:].mean(2)))
         floor = self.eps**0.5
-        parts.append(distances((bands @ p).clamp(min=floor), (bands @ t).clamp(min=floor)))
+        parts.append(magnitude_distances((bands @ p).clamp(min=floor), (bands @ t).clamp(min=floor)))
         convergence, magnitude = (sum(part) / 2 for part in zip(*parts, strict=True))
         return convergence, magnitude
 
@@ -144,7 +156,33 @@ def stft_magnitude(wave: Tensor, fft_size: int, hop_length: int, window: Tensor,
     return (spectrum.real.square() + spectrum.imag.square()).clamp(min=eps).sqrt()
 
 
-def distances(predicted: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+def magnitude_distances(predicted: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Spectral convergence, and mean distance of the logarithms, of magnitudes (Parallel WaveGAN, Eq. 7 and 8)."""
     convergence = torch.linalg.norm(target - predicted) / torch.linalg.norm(target)
     return convergence, (target.log() - predicted.log()).abs().mean()
+
+
+def least_squares_generator_loss(fake: Tensor) -> Tensor:
+    """E[(D(G(z)) - 1)^2] of the discriminator's scores, of any shape (Parallel WaveGAN, section 2.1)."""
+    return (fake - 1).square().mean()
+
+
+def least_squares_discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """E[(D(x) - 1)^2] + E[D(G(z))^2] of its scores, of any shape (Parallel WaveGAN, section 2.1)."""
+    return (real - 1).square().mean() + fake.square().mean()
+
+
+def hinge_generator_loss(fake: Tensor) -> Tensor:
+    """-E[D(G(z))] (MelGAN, Kumar et al., 2019, section 2.2)."""
+    return -fake.mean()
+
+
+def hinge_discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """E[max(0, 1 - D(x))] + E[max(0, 1 + D(G(z)))] (MelGAN, Kumar et al., 2019, section 2.2)."""
+    return (1 - real).relu().mean() + (1 + fake).relu().mean()
+
+
+def feature_matching_loss(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
+    """Mean over a discriminator's layers of the mean |real - fake| of their outputs (MelGAN, section 2.2)."""
+    distances = [(r.detach() - f).abs().mean() for r, f in zip(real, fake, strict=True)]
+    return torch.stack(distances).mean()

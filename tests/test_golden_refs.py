@@ -1,42 +1,22 @@
 """The references against what the public implementations computed (tests/golden.py).
 
-Those of r9y9/wavenet_vocoder and ksw0306/ClariNet, which can be converted, are in tests/test_converters.py.
+Those of projects that can be converted are in tests/test_converters.py and in the tests of their models.
 """
 
 import pytest
 import torch
-from golden import Golden, diffwave_stack, diffwave_upsampler, waveglow_coupling
+from golden import Golden, waveglow_coupling
 from torch.nn import functional as F
 
 from fastwave.distributions import Gaussian, MixtureOfGaussians, MixtureOfLogistics
 from fastwave.losses import MultiResolutionSTFTLoss, STFTMagnitudeLoss, gaussian_kl, regularized_kl
 from fastwave.ops import heads
 from fastwave.ops.gated_stack import gated_stack_ref
-from fastwave.ops.upsample import upsample_ref
 
 both_dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 
 
 # gated_stack ---------------------------------------------------------------------------------------------------------
-
-
-@both_dtypes
-def test_diffwave(dtype):
-    golden = Golden("lmnt__diffwave", dtype)
-    module = diffwave_upsampler(golden)
-    c = upsample_ref(golden["in.mel"], module.weights(), module.spec)
-    golden.check(c, "upsampled")
-
-    angle = golden["in.step_int"][:, None] * 10.0 ** (torch.arange(64) * 4 / 63)  # up to 5e5: float32 is part of it
-    step = torch.cat([angle.sin(), angle.cos()], 1).to(dtype)
-    for i in (1, 2):
-        projection = f"diffusion_embedding.projection{i}"
-        step = F.silu(step @ golden.matrix(projection).T + golden.bias(projection))
-    projections = [f"residual_layers.{i}.diffusion_projection" for i in range(golden.hparams["residual_layers"])]
-    u = torch.stack([step @ golden.matrix(key).T + golden.bias(key) for key in projections], 1)
-
-    spec, weights = diffwave_stack(golden)
-    golden.check(gated_stack_ref(golden["in.audio"][:, None], weights, spec, c=c, u=u), "eps_int_step")
 
 
 def waveglow_conditioning(golden):

@@ -2,7 +2,10 @@
 
 from fastwave.models.base import Model, ParallelModel, load
 from fastwave.models.clarinet import ClariNetStudent, ClariNetStudentConfig
-from fastwave.models.waveglow import Denoiser, WaveGlow, WaveGlowConfig
+from fastwave.models.diffwave import DiffWave, DiffWaveConfig
+from fastwave.models.flowavenet import FloWaveNet, FloWaveNetConfig
+from fastwave.models.parallel_wavegan import ParallelWaveGAN, ParallelWaveGANConfig
+from fastwave.models.waveglow import Denoiser, TransposedUpsampler, WaveGlow, WaveGlowConfig
 from fastwave.models.wavenet import WaveNet, WaveNetConfig
 from fastwave.models.wg_wavenet import WGWaveNet, WGWaveNetConfig
 
@@ -10,8 +13,15 @@ __all__ = [
     "ClariNetStudent",
     "ClariNetStudentConfig",
     "Denoiser",
+    "DiffWave",
+    "DiffWaveConfig",
+    "FloWaveNet",
+    "FloWaveNetConfig",
     "Model",
     "ParallelModel",
+    "ParallelWaveGAN",
+    "ParallelWaveGANConfig",
+    "TransposedUpsampler",
     "WGWaveNet",
     "WGWaveNetConfig",
     "WaveGlow",
