@@ -141,6 +141,15 @@ def test_generate():
     assert torch.equal(model.generate(mel, seed=3), model.generate(mel, seed=3))
 
 
+def test_reach_of_the_conditioning():
+    model, mel = small(), normal(1, 3, 12)
+    changed = mel.clone()
+    changed[..., 6] += 10
+    differs = (model.condition(changed) != model.condition(mel)).any(1)[0]
+    before, after = model.condition_reach
+    assert differs.unflatten(0, (12, model.condition_rate)).any(1).nonzero()[:, 0].tolist() == list(range(6 - after, 7 + before))
+
+
 def test_ragged_rows_are_rows_alone():
     model, mel, noise = small(), normal(3, 3, 6), normal(3, 4, 30, seed=1)
     lengths = torch.tensor([6, 1, 4])

@@ -27,7 +27,7 @@ __all__ = ["Denoiser", "TransposedUpsampler", "WaveGlow", "WaveGlowConfig"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WaveGlowConfig:
-    """The shape of a WaveGlow; the defaults are the paper's (section 3.2).
+    """The shape of a WaveGlow; the defaults are NVIDIA/waveglow's, the paper's but for ``channels`` and ``sigma``.
 
     Attributes:
         mel: the front end whose mels the model understands; ``group`` divides its hop_length.
@@ -121,6 +121,14 @@ class WaveGlow(ParallelModel):
     @property
     def noise_rate(self) -> int:
         return self.config.mel.hop_length // self.config.group
+
+    @property
+    def condition_rate(self) -> int:
+        return self.config.mel.hop_length
+
+    @property
+    def condition_reach(self) -> tuple[int, int]:
+        return -(-self.config.upsample_kernel // self.config.mel.hop_length) - 1, 0
 
     def grouped(self, x: Tensor) -> Tensor:
         """(batch, channels, samples) -> (batch, channels * group, columns)."""
