@@ -146,8 +146,9 @@ def test_reach_of_the_conditioning():
     changed = mel.clone()
     changed[..., 6] += 10
     differs = (model.condition(changed) != model.condition(mel)).any(1)[0]
+    frames = differs.unflatten(0, (12, model.condition_rate)).any(1).nonzero()[:, 0]
     before, after = model.condition_reach
-    assert differs.unflatten(0, (12, model.condition_rate)).any(1).nonzero()[:, 0].tolist() == list(range(6 - after, 7 + before))
+    assert frames.tolist() == list(range(6 - after, 7 + before))
 
 
 def test_ragged_rows_are_rows_alone():
