@@ -41,7 +41,9 @@ class Autoregressive:
         state = initial_sampler_state(self.spec, batch, self.model.first_input().detach())
         g, at = self.model.global_vectors(speaker), 0
 
-        def run(noise: Tensor, c: Tensor, lengths: Tensor | None, temperature: float, last: bool) -> Tensor:
+        def run(noise: Tensor, c: Tensor | None, lengths: Tensor | None, temperature: float, last: bool) -> Tensor:
+            if c is None:
+                return torch.zeros(batch, 0)
             nonlocal at
             start, at = at, at + noise.shape[2]
             samples, _ = wavenet_sample(
@@ -87,8 +89,9 @@ class Parallel:
         columns = _Columns()
         lanes = [_Lane(self, i, batch, threads, columns) for i in range(len(self.stages))]
 
-        def run(noise: Tensor, c: Tensor, lengths: Tensor | None, temperature: float, last: bool) -> Tensor:
-            columns.append(c)
+        def run(noise: Tensor, c: Tensor | None, lengths: Tensor | None, temperature: float, last: bool) -> Tensor:
+            if c is not None:
+                columns.append(c)
             wave = self.model.synthesize(
                 noise * temperature, lambda i, x, *others, y=None: lanes[i].run(x, others, y, lengths, last)
             )[:, 0]
@@ -202,7 +205,7 @@ class Conditioner:
     def __init__(self, model: models.Model):
         self.spec = model.upsampler.spec
         self.weights = pack_upsample(model.upsampler.weights())
-        self.ahead = self.spec.reach  # frames after a frame that its columns depend on
+        self.behind, self.ahead = model.condition_reach
 
     def columns(self, mel: Tensor, first: int, end: int, start: int, threads: int) -> Tensor:
         """Columns of frames [start, end) from mel, whose frame 0 is frame ``first`` of the utterance.
@@ -226,13 +229,14 @@ class TorchConditioner:
     grid = 8
 
     def __init__(self, model: models.Model):
-        self.model, self.ahead = model, model.condition_reach
+        self.model = model
+        self.behind, self.ahead = model.condition_reach
 
     def columns(self, mel: Tensor, first: int, end: int, start: int, threads: int) -> Tensor:
         rate, parts = self.model.condition_rate, []
         for at in range(start, end, self.grid):
             stop = min(at + self.grid, end)
-            left = max(first, at - self.ahead)
+            left = max(first, at - self.behind)
             columns = self.model.condition(mel[..., left - first : stop + self.ahead - first])
             parts.append(columns[..., (at - left) * rate : (stop - left) * rate])
         return torch.cat(parts, 2)

@@ -91,9 +91,10 @@ class Model(nn.Module):
         return self.upsampler.spec.columns_per_frame
 
     @property
-    def condition_channels(self) -> int:
-        """Channels of the conditioning."""
-        return self.config.mel.n_mels
+    def condition_reach(self) -> tuple[int, int]:
+        """Frames before a frame, and after it, that its conditioning depends on."""
+        spec = self.upsampler.spec
+        return spec.reach, spec.context if spec.causal else spec.reach
 
     @property
     def noise_rate(self) -> int:
