@@ -161,6 +161,18 @@ def test_ragged_rows_are_rows_alone():
         assert not wave[row, 20 * frames :].any()
 
 
+def test_on_the_kernels():
+    """A stream of any chunks, of rows that end anywhere."""
+    model, mel = small(torch.float32), normal(2, 3, 70).float()
+    vocoder = fastwave.Vocoder(model)
+    wave = vocoder.generate(mel, seed=1)
+    torch.testing.assert_close(wave, model.generate(mel, seed=1), rtol=0, atol=1e-5)
+    assert torch.equal(torch.cat(list(vocoder.stream(mel.split([3, 20, 1, 17, 29], 2), seed=1)), 1), wave)
+    lengths = torch.tensor([70, 13])
+    ragged = vocoder.generate(mel, seed=1, lengths=lengths)
+    torch.testing.assert_close(ragged, model.generate(mel, seed=1, lengths=lengths), rtol=0, atol=1e-5)
+
+
 def test_saved_and_loaded(tmp_path):
     model, mel = small(torch.float32), normal(1, 3, 5).float()
     model.save(tmp_path)
