@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from fastwave import audio, models, noise
-from fastwave.layers import Upsampler
 from fastwave.ops.rounding import DTYPES
-from fastwave.runners import Autoregressive, Conditioner, Parallel, TorchConditioner
+from fastwave.runners import Autoregressive, Parallel
 from fastwave.threads import check_threads
 
 __all__ = ["Vocoder", "load", "voices"]
@@ -69,8 +68,8 @@ class Vocoder:
         self.model, self.threads = copy.deepcopy(model).float().eval(), check_threads(threads)
         self.config, self.mel_spec = model.config, model.config.mel
         runner = Autoregressive if isinstance(model, models.WaveNet) else Parallel
-        conditioner = Conditioner if isinstance(model.upsampler, Upsampler) else TorchConditioner
-        self._runner, self._conditioner = runner(self.model, dtype), conditioner(self.model)
+        self._runner = runner(self.model, dtype)
+        self._conditioner = self._runner.conditioner
 
     @property
     def sample_rate(self) -> int:
@@ -210,17 +209,14 @@ class _Stream:
         v, start, rate = self.vocoder, self.at, self.vocoder.model.noise_rate
         mel = mel.float()
         columns = v._conditioner.columns
-        if end == start:
-            c = None
-        elif self.frames is None:
-            c = columns(mel, first, end, start, self.threads)
-        else:  # the upsampler must see each row's own end
-            c = columns(mel, first, end, start, self.threads)
+        c = columns(mel, first, end, start, self.threads) if end > start else []
+        if self.frames is not None and c:  # the upsampler must see each row's own end
+            c = [torch.zeros_like(tensor, memory_format=torch.contiguous_format) for tensor in c]
             for row, frames in enumerate(self.frames.tolist()):
-                c[row] = 0
                 if frames > start:
                     own = columns(mel[row : row + 1, :, : frames - first], first, min(end, frames), start, 1)
-                    c[row, :, : own.shape[2]] = own[0]
+                    for tensor, part in zip(c, own, strict=True):
+                        tensor[row, :, : part.shape[2]] = part[0]
         if self.noise is None:
             z = noise.draw(v.model.noise_kinds, self.seed, len(mel), start * rate, (end - start) * rate)
         else:

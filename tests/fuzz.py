@@ -81,9 +81,9 @@ def make_stack(seed: int, sampler: bool) -> tuple[GatedStackSpec, dict | None, t
         outputs, in_channels = last, last if distribution == "softmax" and r.random() < 0.5 else 1
     epilogue = "none" if sampler or outputs % 2 else r.choice(("none", "affine", "inverse"))
     delay = "none" if sampler else r.choice(("none", "input", "none" if epilogue == "none" else "output"))
-    conditioning = r.choice(("none", "raw", "projected"))
     kernel_size, front_width = r.choice((1, 2, 3, 5)), r.randint(1, 6)
     heads, layers = r.randint(0, 2), r.randint(1 if sampler else 0, 5)
+    conditioning = r.choice(("none", "raw", "projected")) if layers else "none"
     spec = GatedStackSpec(
         in_channels=in_channels,
         front_width=front_width,

@@ -134,6 +134,11 @@ class Model(nn.Module):
         return noise_tensor.to(mel).reshape(shape)
 
 
+def as_it_is(conditioning: Tensor) -> Tensor:
+    """The condition of a stage that reads the model's conditioning as it is."""
+    return conditioning
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stage:
     """One use of a gated stack in a parallel model.
@@ -149,7 +154,7 @@ class Stage:
 
     stack: GatedStack
     group: int = 1
-    condition: Callable[[Tensor], Tensor] | None = lambda c: c
+    condition: Callable[[Tensor], Tensor] | None = as_it_is
     u: Tensor | None = None
     reverse: bool = False
 
