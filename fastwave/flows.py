@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from fastwave.layers import GatedStack
 from fastwave.ops.gated_stack import GatedStackSpec, gated_stack_ref
 
-__all__ = ["Glow", "InvertibleConv", "affine_coupling", "flow_nll", "squeeze", "unsqueeze"]
+__all__ = ["Glow", "InvertibleConv", "affine_coupling", "coupling_stack", "flow_nll", "squeeze", "unsqueeze"]
 
 
 def squeeze(x: Tensor, group: int) -> Tensor:
@@ -49,18 +50,28 @@ class InvertibleConv(nn.Conv1d):
         return super().forward(x), x.shape[2] * torch.linalg.slogdet(self.matrix)[1]
 
     def inverse(self, x: Tensor) -> Tensor:
-        """W^-1 x."""
-        return nn.functional.conv1d(x, torch.linalg.inv(self.matrix)[..., None])
+        """W^-1 x, one channel added to the others at a time: a column's bits do not depend on how many there are."""
+        inverse = torch.linalg.inv(self.matrix)
+        return sum(inverse[:, j, None] * x[:, j : j + 1] for j in range(self.in_channels))
 
 
-def affine_coupling(stack: GatedStack, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+def coupling_stack(spec: GatedStackSpec) -> GatedStack:
+    """The gated stack of a coupling that is the identity at first (Glow, section 3.3)."""
+    stack = GatedStack(spec)
+    nn.init.zeros_(stack.head[-1].weight)
+    nn.init.zeros_(stack.head[-1].bias)
+    return stack
+
+
+def affine_coupling(stack: GatedStack, x: Tensor, c: Tensor, bound: float = math.inf) -> tuple[Tensor, Tensor]:
     """x (batch, channels, columns), its second half transformed, and log sigma (batch, channels / 2, columns).
 
-    ``stack`` has the epilogue of the other direction; left off, it gives mu and log sigma themselves.
+    ``stack`` has the epilogue of the other direction; left off, it gives mu and log sigma themselves, which are
+    clipped to [-bound, bound].
     """
     x_a, x_b = x.chunk(2, 1)
     spec = dataclasses.replace(stack.spec, epilogue="none")
-    mu, log_sigma = gated_stack_ref(x_a, stack.weights(), spec, c=c).chunk(2, 1)
+    mu, log_sigma = gated_stack_ref(x_a, stack.weights(), spec, c=c).clamp(-bound, bound).chunk(2, 1)
     return torch.cat([x_a, x_b * log_sigma.exp() + mu], 1), log_sigma
 
 
@@ -72,8 +83,6 @@ def flow_nll(z: Tensor, logdet: Tensor, sigma: float) -> Tensor:
 class Glow(nn.Module):
     """Steps of an invertible convolution and an affine coupling; where a step is narrower, channels leave before it.
 
-    At first every coupling is the identity (Glow, section 3.3).
-
     Args:
         specs: the gated stack of each step's coupling, of epilogue "inverse"; it reads one half of the channels.
     """
@@ -83,10 +92,7 @@ class Glow(nn.Module):
         widths = [2 * spec.in_channels for spec in specs]
         self.leaving = [0, *(a - b for a, b in itertools.pairwise(widths))]
         self.convs = nn.ModuleList(InvertibleConv(width) for width in widths)
-        self.couplings = nn.ModuleList(GatedStack(spec) for spec in specs)
-        for coupling in self.couplings:
-            nn.init.zeros_(coupling.head[-1].weight)
-            nn.init.zeros_(coupling.head[-1].bias)
+        self.couplings = nn.ModuleList(coupling_stack(spec) for spec in specs)
 
     def forward(self, x: Tensor, c: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """x (batch, channels, columns) -> z, as large, what left first in front.

@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from fastwave.converters import (
+    bogihsu_wg_wavenet,
     kan_bayashi_parallel_wavegan,
     ksw0306_clarinet,
     ksw0306_flowavenet,
@@ -27,6 +28,7 @@ from fastwave.models import Model
 __all__ = ["SOURCES", "accelerate", "convert"]
 
 PEERS = (
+    bogihsu_wg_wavenet,
     kan_bayashi_parallel_wavegan,
     ksw0306_clarinet,
     ksw0306_flowavenet,

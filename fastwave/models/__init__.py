@@ -7,6 +7,7 @@ from fastwave.models.flowavenet import FloWaveNet, FloWaveNetConfig
 from fastwave.models.parallel_wavegan import ParallelWaveGAN, ParallelWaveGANConfig
 from fastwave.models.waveglow import Denoiser, TransposedUpsampler, WaveGlow, WaveGlowConfig
 from fastwave.models.wavenet import WaveNet, WaveNetConfig
+from fastwave.models.wg_wavenet import WGWaveNet, WGWaveNetConfig
 
 __all__ = [
     "ClariNetStudent",
@@ -21,6 +22,8 @@ __all__ = [
     "ParallelWaveGAN",
     "ParallelWaveGANConfig",
     "TransposedUpsampler",
+    "WGWaveNet",
+    "WGWaveNetConfig",
     "WaveGlow",
     "WaveGlowConfig",
     "WaveNet",

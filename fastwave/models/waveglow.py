@@ -27,7 +27,7 @@ __all__ = ["Denoiser", "TransposedUpsampler", "WaveGlow", "WaveGlowConfig"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WaveGlowConfig:
-    """The shape of a WaveGlow; the defaults are the paper's (section 3.2).
+    """The shape of a WaveGlow; the defaults are NVIDIA/waveglow's, the paper's but for ``channels`` and ``sigma``.
 
     Attributes:
         mel: the front end whose mels the model understands; ``group`` divides its hop_length.
@@ -146,7 +146,7 @@ class WaveGlow(ParallelModel):
     def forward(self, wave: Tensor, mel: Tensor) -> tuple[Tensor, Tensor]:
         """wave (batch, frames * hop_length), mel (batch, n_mels, frames) -> z (batch, group, columns), and
         log |det dz/dwave|, (batch,)."""
-        z, log_sigmas, logdets = self.transform(wave, self.condition(mel))
+        z, log_sigmas, logdets = self.transform(wave, self.upsampler(mel))
         return z, sum(log_sigma.sum((1, 2)) for log_sigma in log_sigmas) + sum(logdets)
 
     def transform(self, wave: Tensor, conditioning: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
@@ -155,7 +155,7 @@ class WaveGlow(ParallelModel):
 
     def inverse(self, z: Tensor, mel: Tensor) -> Tensor:
         """The wave whose ``forward`` is z."""
-        return self.synthesize(z, self.reference_run(self.condition(mel)))[:, 0]
+        return self.synthesize(z, self.reference_run(self.upsampler(mel)))[:, 0]
 
     def loss(self, wave: Tensor, mel: Tensor) -> Tensor:
         """Negative log-likelihood in nats per sample, without its constant."""

@@ -6,6 +6,7 @@ from fastwave.train.parallel_wavegan import ParallelWaveGANTraining
 from fastwave.train.student import Student
 from fastwave.train.teacher import Teacher
 from fastwave.train.waveglow import WaveGlow
+from fastwave.train.wg_wavenet import WGWaveNet
 
 __all__ = ["TRAININGS"]
 
@@ -17,4 +18,5 @@ TRAININGS = {
     "student": Student,
     "teacher": Teacher,
     "waveglow": WaveGlow,
+    "wg-wavenet": WGWaveNet,
 }
