@@ -1,6 +1,6 @@
 """The models: torch modules that train, and generate in plain PyTorch as the reference of the kernels."""
 
-from fastwave.models.base import Model, load
+from fastwave.models.base import Model, ParallelModel, load
 from fastwave.models.clarinet import ClariNetStudent, ClariNetStudentConfig
 from fastwave.models.parallel_wavegan import ParallelWaveGAN, ParallelWaveGANConfig
 from fastwave.models.wavenet import WaveNet, WaveNetConfig
@@ -9,6 +9,7 @@ __all__ = [
     "ClariNetStudent",
     "ClariNetStudentConfig",
     "Model",
+    "ParallelModel",
     "ParallelWaveGAN",
     "ParallelWaveGANConfig",
     "WaveNet",

@@ -1,0 +1,111 @@
+"""What the flows share: time squeezed into channels, and Glow's steps (Kingma and Dhariwal, 2018; WaveGlow, 2018).
+
+x <- W x                                   invertible 1x1 convolution
+mu, log sigma = WaveNet(x_a, c)            affine coupling of the halves of x
+x_b <- x_b . sigma + mu
+
+log |det dz/dx| = sum over steps of  columns log |det W| + sum of log sigma
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from fastwave.layers import GatedStack
+from fastwave.ops.gated_stack import GatedStackSpec, gated_stack_ref
+
+__all__ = ["Glow", "InvertibleConv", "affine_coupling", "squeeze", "unsqueeze"]
+
+
+def squeeze(x: Tensor, group: int) -> Tensor:
+    """(batch, channels, time) -> (batch, channels * group, time / group); channel c * group + j holds phase j of c."""
+    return x.unflatten(2, (-1, group)).transpose(2, 3).flatten(1, 2)
+
+
+def unsqueeze(x: Tensor, group: int) -> Tensor:
+    """The inverse of ``squeeze``."""
+    return x.unflatten(1, (-1, group)).transpose(2, 3).flatten(2)
+
+
+class InvertibleConv(nn.Conv1d):
+    """A 1x1 convolution of as many outputs as inputs, at first a rotation (Glow, section 3.2)."""
+
+    def __init__(self, channels: int):
+        super().__init__(channels, channels, 1, bias=False)
+        nn.init.orthogonal_(self.weight)
+        if self.matrix.det() < 0:
+            self.weight.data[0].neg_()
+
+    @property
+    def matrix(self) -> Tensor:
+        """W, (channels, channels)."""
+        return self.weight[..., 0]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x (batch, channels, columns) -> W x, and the log-determinant of each row, a scalar."""
+        return super().forward(x), x.shape[2] * torch.linalg.slogdet(self.matrix)[1]
+
+    def inverse(self, x: Tensor) -> Tensor:
+        """W^-1 x."""
+        return nn.functional.conv1d(x, torch.linalg.inv(self.matrix)[..., None])
+
+
+def affine_coupling(stack: GatedStack, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    """x (batch, channels, columns), its second half transformed, and log sigma (batch, channels / 2, columns).
+
+    ``stack`` has the epilogue of the other direction; left off, it gives mu and log sigma themselves.
+    """
+    x_a, x_b = x.chunk(2, 1)
+    spec = dataclasses.replace(stack.spec, epilogue="none")
+    mu, log_sigma = gated_stack_ref(x_a, stack.weights(), spec, c=c).chunk(2, 1)
+    return torch.cat([x_a, x_b * log_sigma.exp() + mu], 1), log_sigma
+
+
+class Glow(nn.Module):
+    """Steps of an invertible convolution and an affine coupling; where a step is narrower, channels leave before it.
+
+    Args:
+        specs: the gated stack of each step's coupling, of epilogue "inverse"; it reads one half of the channels.
+    """
+
+    def __init__(self, specs: Sequence[GatedStackSpec]):
+        super().__init__()
+        widths = [2 * spec.in_channels for spec in specs]
+        self.leaving = [0, *(a - b for a, b in itertools.pairwise(widths))]
+        self.convs = nn.ModuleList(InvertibleConv(width) for width in widths)
+        self.couplings = nn.ModuleList(GatedStack(spec) for spec in specs)
+
+    def forward(self, x: Tensor, c: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """x (batch, channels, columns) -> z, as large, what left first in front.
+
+        Returns:
+            z, and of every step log sigma, (batch, half of its channels, columns), and its convolution's
+            log-determinant, a scalar.
+        """
+        out, log_sigmas, logdets = [], [], []
+        for leaving, conv, coupling in zip(self.leaving, self.convs, self.couplings, strict=True):
+            early, x = x.tensor_split([leaving], 1)
+            x, logdet = conv(x)
+            x, log_sigma = affine_coupling(coupling, x, c)
+            out.append(early)
+            log_sigmas.append(log_sigma)
+            logdets.append(logdet)
+        return torch.cat([*out, x], 1), log_sigmas, logdets
+
+    def inverse(self, z: Tensor, run: Callable[..., tuple[Tensor, ...]]) -> Tensor:
+        """z -> x; ``run`` is a model's (fastwave.models.base.Run), whose stage i is the coupling of the i-th last step.
+
+        What has not been joined again travels as ``others``, in the end without channels.
+        """
+        early, x = z.tensor_split([sum(self.leaving)], 1)
+        for i, (leaving, conv) in enumerate(zip(reversed(self.leaving), reversed(self.convs), strict=True)):
+            x_a, x_b = x.chunk(2, 1)
+            x_b, x_a, early = run(i, x_a, early, y=x_b)
+            early, joining = early.tensor_split([early.shape[1] - leaving], 1)
+            x = torch.cat([joining, conv.inverse(torch.cat([x_a, x_b], 1))], 1)
+        return x
