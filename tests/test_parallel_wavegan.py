@@ -69,10 +69,7 @@ def test_generator(name, dtype, kernels):
     golden.check(model(golden["in.z"][:, 0], golden["in.c"])[:, None], "y")
 
 
-@pytest.mark.parametrize(
-    "kernels", [False, pytest.param(True, marks=pytest.mark.skip(reason="Vocoder does not run parallel models yet"))]
-)
-@generators
+@pytest.mark.parametrize(("name", "kernels"), [(GENERATOR, False), (GENERATOR, True), (CAUSAL, False)])
 def test_inference(name, kernels):
     """Edge frames are replicated; mels that are not normalised yet are, by what the MelSpec holds."""
     golden, model = converted(name)
@@ -109,7 +106,8 @@ def test_full_size_generator():
     with pytest.warns(UserWarning, match="stats are not given: mels must be normalised by the statistics of the data"):
         model = fastwave.convert(state_dict, NAME, {"generator_params": params})
     assert model.config == ParallelWaveGANConfig(mel=MelSpec.preset(NAME), upsample_scales=(4, 4, 4, 4))
-    assert_close(model.generate(tensors["in.c"].T[None], noise=tensors["in.z"].T).T, tensors["out.y"])
+    for generate in (model.generate, fastwave.Vocoder(model).generate):
+        assert_close(generate(tensors["in.c"].T[None], noise=tensors["in.z"].T).T, tensors["out.y"])
 
 
 def test_full_size_discriminator():
@@ -258,6 +256,16 @@ def test_ragged_rows_equal_each_alone(config):
         alone = model.generate(mel[row : row + 1, :, :n], noise=z[row : row + 1, : 16 * n])
         torch.testing.assert_close(waves[row : row + 1, : 16 * n], alone, rtol=1e-11, atol=1e-11)
         assert not waves[row, 16 * n :].any()
+
+
+def test_the_kernels():
+    """The reference's samples; each row what it is alone; a stream that is the whole, bit for bit."""
+    model, mel, lengths = build(TINY).float(), normal(3, 6, 40).float(), torch.tensor([33, 40, 1])
+    vocoder = fastwave.Vocoder(model)
+    for named in ({}, dict(lengths=lengths)):
+        torch.testing.assert_close(vocoder.generate(mel, **named), model.generate(mel, **named), rtol=1e-4, atol=1e-5)
+    chunks = vocoder.stream(mel.split([1, 2, 20, 1, 16], 2), seed=7)
+    assert torch.equal(torch.cat(list(chunks), 1), vocoder.generate(mel, seed=7))
 
 
 @configs
