@@ -352,6 +352,13 @@ def test_a_run_in_pieces_ends_like_another(options, tmp_path, discriminator):
     assert ["discriminator_loss" in line for line in lines] == [False] * 2 + [True] * 4
 
 
+def test_a_checkpoint_with_another_discriminator(options):
+    loop.run(options(steps=1), quiet=True)
+    message = "out must hold a checkpoint with the same discriminator, got another in "
+    for changes in (dict(discriminator="residual"), dict(discriminator_channels=5)):
+        assert_refused(lambda changes=changes: loop.run(options(**changes), quiet=True), message)
+
+
 def test_the_discriminator_starts_when_it_should(options):
     training = options(steps=3)
     torch.manual_seed(training.seed)
