@@ -69,10 +69,7 @@ def test_generator(name, dtype, kernels):
     golden.check(model(golden["in.z"][:, 0], golden["in.c"])[:, None], "y")
 
 
-@pytest.mark.parametrize(
-    "kernels", [False, pytest.param(True, marks=pytest.mark.skip(reason="Vocoder does not run parallel models yet"))]
-)
-@generators
+@pytest.mark.parametrize(("name", "kernels"), [(GENERATOR, False), (GENERATOR, True), (CAUSAL, False)])
 def test_inference(name, kernels):
     """Edge frames are replicated; mels that are not normalised yet are, by what the MelSpec holds."""
     golden, model = converted(name)
@@ -109,7 +106,8 @@ def test_full_size_generator():
     with pytest.warns(UserWarning, match="stats are not given: mels must be normalised by the statistics of the data"):
         model = fastwave.convert(state_dict, NAME, {"generator_params": params})
     assert model.config == ParallelWaveGANConfig(mel=MelSpec.preset(NAME), upsample_scales=(4, 4, 4, 4))
-    assert_close(model.generate(tensors["in.c"].T[None], noise=tensors["in.z"].T).T, tensors["out.y"])
+    for generate in (model.generate, fastwave.Vocoder(model).generate):
+        assert_close(generate(tensors["in.c"].T[None], noise=tensors["in.z"].T).T, tensors["out.y"])
 
 
 def test_full_size_discriminator():
@@ -260,6 +258,16 @@ def test_ragged_rows_equal_each_alone(config):
         assert not waves[row, 16 * n :].any()
 
 
+def test_the_kernels():
+    """The reference's samples; each row what it is alone; a stream that is the whole, bit for bit."""
+    model, mel, lengths = build(TINY).float(), normal(3, 6, 40).float(), torch.tensor([33, 40, 1])
+    vocoder = fastwave.Vocoder(model)
+    for named in ({}, dict(lengths=lengths)):
+        torch.testing.assert_close(vocoder.generate(mel, **named), model.generate(mel, **named), rtol=1e-4, atol=1e-5)
+    chunks = vocoder.stream(mel.split([1, 2, 20, 1, 16], 2), seed=7)
+    assert torch.equal(torch.cat(list(chunks), 1), vocoder.generate(mel, seed=7))
+
+
 @configs
 def test_what_a_frame_and_its_noise_reach(config):
     """Of a causal model nothing before them."""
@@ -342,6 +350,13 @@ def test_a_run_in_pieces_ends_like_another(options, tmp_path, discriminator):
         torch.testing.assert_close(ends[0][part], ends[1][part], rtol=0, atol=0)
     lines = [json.loads(line) for line in (pieces.out / "log.jsonl").read_text().splitlines()]
     assert ["discriminator_loss" in line for line in lines] == [False] * 2 + [True] * 4
+
+
+def test_a_checkpoint_with_another_discriminator(options):
+    loop.run(options(steps=1), quiet=True)
+    message = "out must hold a checkpoint with the same discriminator, got another in "
+    for changes in (dict(discriminator="residual"), dict(discriminator_channels=5)):
+        assert_refused(lambda changes=changes: loop.run(options(**changes), quiet=True), message)
 
 
 def test_the_discriminator_starts_when_it_should(options):

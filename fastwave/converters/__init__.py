@@ -21,6 +21,14 @@ from fastwave.converters import (
     nvidia_waveglow,
     r9y9_wavenet_vocoder,
 )
+    bogihsu_wg_wavenet,
+    kan_bayashi_parallel_wavegan,
+    ksw0306_clarinet,
+    ksw0306_flowavenet,
+    lmnt_diffwave,
+    nvidia_waveglow,
+    r9y9_wavenet_vocoder,
+)
 from fastwave.converters.live import Live
 from fastwave.converters.state_dict import read_hparams
 from fastwave.models import Model

@@ -7,11 +7,12 @@ from fastwave.models.flowavenet import FloWaveNet, FloWaveNetConfig
 from fastwave.models.parallel_wavegan import ParallelWaveGAN, ParallelWaveGANConfig
 from fastwave.models.waveglow import Denoiser, TransposedUpsampler, WaveGlow, WaveGlowConfig
 from fastwave.models.wavenet import WaveNet, WaveNetConfig
-from fastwave.models.wg_wavenet import WGWaveNet, WGWaveNetConfig
+from fastwave.models.wg_wavenet import ConvUpsampler, WGWaveNet, WGWaveNetConfig
 
 __all__ = [
     "ClariNetStudent",
     "ClariNetStudentConfig",
+    "ConvUpsampler",
     "Denoiser",
     "DiffWave",
     "DiffWaveConfig",

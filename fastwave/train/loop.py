@@ -2,7 +2,7 @@
 
 What it minimises, and with what, an Objective says: a model's own ``loss(wave, mel)`` under Adam, where none says
 otherwise. Gradients are clipped by their global norm. The learning rate rises linearly, then falls along half a cosine
-(Training), or is halved now and then (HalvingTraining). A run is a function of its options: batches are keyed by
+(Training), or is halved at fixed steps (HalvingTraining). A run is a function of its options: batches are keyed by
 (seed, step), and so are torch's random numbers, so that a run that was stopped and resumed ends in the same weights,
 bit for bit, as one that was not (on a CPU).
 """
@@ -175,7 +175,7 @@ class Training(TrainingOptions):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HalvingTraining(TrainingOptions):
-    """Options of a run whose learning rate is halved now and then.
+    """Options of a run whose learning rate is halved at fixed steps.
 
     Attributes:
         halve_every: steps from one halving of the learning rate to the next.
@@ -362,6 +362,9 @@ def _resume(path: Path, model: Model, learners: Mapping[str, Learner]) -> tuple[
     if config != checkpoint.config_to_dict(model.config):
         raise ValueError(f"out must hold a checkpoint of the same configuration, got another in {str(path)!r}")
     for name, learner in learners.items():
-        learner.module.load_state_dict(weights[name][0])
-        learner.optimizer.load_state_dict(weights[name][1])
+        try:
+            learner.module.load_state_dict(weights[name][0])
+            learner.optimizer.load_state_dict(weights[name][1])
+        except (RuntimeError, ValueError):  # the configuration is the model's alone
+            raise ValueError(f"out must hold a checkpoint with the same {name}, got another in {str(path)!r}") from None
     return step, seconds
