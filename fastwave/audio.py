@@ -167,6 +167,7 @@ PRESETS = {
     "ksw0306/ClariNet": MelSpec(
         fmin=125.0, fmax=7600.0, power=2.0, log="db", floor=1e-4, log_range=(-80.0, 20.0), peak=0.999
     ),
+    "NVIDIA/waveglow": MelSpec(fmin=0.0, log="ln", log_range=None),  # Tacotron 2's
     "lmnt-com/diffwave": MelSpec(
         fmin=20.0,
         fmax=11_025.0,
@@ -175,6 +176,9 @@ PRESETS = {
         normalized=True,
         log="db",
         log_range=(-80.0, 20.0),
+    ),
+    "BogiHsu/WG-WaveNet": MelSpec(
+        hop_length=200, win_length=800, fmin=0.0, log="db", log_range=(-80.0, 20.0), peak=1.0, preemphasis=0.97
     ),
 }
 

@@ -157,7 +157,7 @@ def speed(samples: int, sample_rate: int, seconds: float) -> str:
     return f"{samples / sample_rate:.2f} s of speech, {rate:,.0f} samples/s, {factor}"
 
 
-def train_command(training: type[loop.Training]) -> type:
+def train_command(training: type[loop.TrainingOptions]) -> type:
     """The command that trains with the options of ``training``."""
 
     @dataclasses.dataclass(frozen=True, kw_only=True)

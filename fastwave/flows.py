@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from fastwave.layers import GatedStack
 from fastwave.ops.gated_stack import GatedStackSpec, gated_stack_ref
 
-__all__ = ["Glow", "InvertibleConv", "affine_coupling", "squeeze", "unsqueeze"]
+__all__ = ["Glow", "InvertibleConv", "affine_coupling", "flow_nll", "squeeze", "unsqueeze"]
 
 
 def squeeze(x: Tensor, group: int) -> Tensor:
@@ -33,13 +33,11 @@ def unsqueeze(x: Tensor, group: int) -> Tensor:
 
 
 class InvertibleConv(nn.Conv1d):
-    """A 1x1 convolution of as many outputs as inputs, at first a rotation (Glow, section 3.2)."""
+    """A 1x1 convolution of as many outputs as inputs, at first orthogonal (Glow, section 3.2)."""
 
     def __init__(self, channels: int):
         super().__init__(channels, channels, 1, bias=False)
         nn.init.orthogonal_(self.weight)
-        if self.matrix.det() < 0:
-            self.weight.data[0].neg_()
 
     @property
     def matrix(self) -> Tensor:
@@ -66,8 +64,15 @@ def affine_coupling(stack: GatedStack, x: Tensor, c: Tensor) -> tuple[Tensor, Te
     return torch.cat([x_a, x_b * log_sigma.exp() + mu], 1), log_sigma
 
 
+def flow_nll(z: Tensor, logdet: Tensor, sigma: float) -> Tensor:
+    """-log p(x) in nats per sample, without its constant: z under N(0, sigma^2), and log |det dz/dx| of each row."""
+    return (z.square().sum() / (2 * sigma**2) - logdet.sum()) / z.numel()
+
+
 class Glow(nn.Module):
     """Steps of an invertible convolution and an affine coupling; where a step is narrower, channels leave before it.
+
+    At first every coupling is the identity (Glow, section 3.3).
 
     Args:
         specs: the gated stack of each step's coupling, of epilogue "inverse"; it reads one half of the channels.
@@ -79,6 +84,9 @@ class Glow(nn.Module):
         self.leaving = [0, *(a - b for a, b in itertools.pairwise(widths))]
         self.convs = nn.ModuleList(InvertibleConv(width) for width in widths)
         self.couplings = nn.ModuleList(GatedStack(spec) for spec in specs)
+        for coupling in self.couplings:
+            nn.init.zeros_(coupling.head[-1].weight)
+            nn.init.zeros_(coupling.head[-1].bias)
 
     def forward(self, x: Tensor, c: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """x (batch, channels, columns) -> z, as large, what left first in front.

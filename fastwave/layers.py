@@ -77,7 +77,8 @@ class Upsampler(nn.Module):
     Args:
         spec: the upsampler's shape.
         kind: "transposed": ConvTranspose2d of kernel (K, 2 s), stride s per stage, with a bias (ClariNet, section 5);
-            "stretched": repetition, then Conv2d of kernel (K, 2 s + 1) without bias (r9y9, Parallel WaveGAN);
+            "stretched": repetition, then Conv2d of kernel (K, 2 s + 1) without bias (r9y9, Parallel WaveGAN); it alone
+            can be causal, its convolution over the frames then having the taps up to the present one;
             "nearest": repetition alone.
     """
 
@@ -85,11 +86,15 @@ class Upsampler(nn.Module):
         super().__init__()
         if kind not in ("transposed", "stretched", "nearest"):
             raise ValueError(f"upsampler must be one of transposed, stretched, nearest, got {kind!r}")
+        if spec.causal and kind != "stretched":
+            raise ValueError(f"upsampler must be 'stretched' where it is causal, got {kind!r}")
         self.spec, self.kind = spec, kind
         self.register_buffer("unit", torch.ones(()), persistent=False)  # knows the dtype where there is no parameter
         if spec.context_conv:
-            self.context = nn.Conv1d(spec.n_mels, spec.n_mels, 2 * spec.context + 1, bias=False)
-            nn.init.dirac_(self.context.weight)
+            taps = spec.context + 1 if spec.causal else 2 * spec.context + 1
+            self.context = nn.Conv1d(spec.n_mels, spec.n_mels, taps, bias=False)
+            nn.init.zeros_(self.context.weight)
+            nn.init.eye_(self.context.weight.data[..., spec.context])  # the present frame
         half = spec.freq_kernel // 2
         if kind == "transposed":
             self.stages = nn.ModuleList(
@@ -100,7 +105,8 @@ class Upsampler(nn.Module):
                 self._interpolate(stage, torch.cat([ramp, ramp.flip(0)]))
         elif kind == "stretched":
             self.stages = nn.ModuleList(
-                nn.Conv2d(1, 1, (spec.freq_kernel, 2 * s + 1), padding=(half, s), bias=False) for s in spec.scales
+                nn.Conv2d(1, 1, (spec.freq_kernel, 2 * s + 1), padding=(half, 2 * s if spec.causal else s), bias=False)
+                for s in spec.scales
             )
             for stage, s in zip(self.stages, spec.scales, strict=True):
                 self._interpolate(stage, torch.full((2 * s + 1,), 1 / (2 * s + 1)))
@@ -127,23 +133,22 @@ class Upsampler(nn.Module):
             biases = [
                 device_dtype.new_zeros(()) if stage.bias is None else stage.bias.reshape(()) for stage in self.stages
             ]
-        return UpsampleWeights(
-            phases=phases, bias=biases, context=self.context.weight if self.spec.context_conv else None
-        )
+        context = None
+        if self.spec.context_conv:
+            context = F.pad(self.context.weight, (0, self.spec.context)) if self.spec.causal else self.context.weight
+        return UpsampleWeights(phases=phases, bias=biases, context=context)
 
     def forward(self, mel: Tensor) -> Tensor:
         """(batch, n_mels, frames + 2 context) -> (batch, n_mels, frames * prod(scales)), as the field computes it."""
         spec = self.spec
         if spec.context_conv:
-            mel = self.context(mel)
+            mel = self.context(mel)[..., : mel.shape[-1] - 2 * spec.context]
         for i, s in enumerate(spec.scales):
             columns = mel.shape[-1] * s
-            if self.kind == "transposed":
-                mel = self.stages[i](mel[:, None])[:, 0, :, :columns]
-            else:
+            if self.kind != "transposed":
                 mel = mel.repeat_interleave(s, -1)
-                if self.kind == "stretched":
-                    mel = self.stages[i](mel[:, None])[:, 0]
+            if self.kind != "nearest":
+                mel = self.stages[i](mel[:, None])[:, 0, :, :columns]
             mel = F.leaky_relu(mel, spec.slope)
         cut = 0 if spec.context_conv else spec.context * spec.columns_per_frame
         return mel[..., cut : mel.shape[-1] - cut]

@@ -15,6 +15,7 @@ from fastwave.audio import PRESETS, MelSpec
 
 R9Y9, KSW0306 = PRESETS["r9y9/wavenet_vocoder"], PRESETS["ksw0306/ClariNet"]
 LMNT = PRESETS["lmnt-com/diffwave"]
+WAVEGLOW, WG_WAVENET = PRESETS["NVIDIA/waveglow"], PRESETS["BogiHsu/WG-WaveNet"]
 SMALL = MelSpec(sample_rate=8000, n_fft=64, hop_length=16, win_length=64, n_mels=5, fmax=4000.0)
 
 
@@ -103,6 +104,10 @@ def assert_within(result, expected, bound):
         ("wave", "ksw0306.mel_constant", dataclasses.replace(KSW0306, padding="constant"), 1),
         ("long.wave", "long.ksw0306.mel_reflect", KSW0306, 1),
         ("long.wave", "long.lmnt.mel", LMNT, 3),  # its filter bank too is made in float32
+        ("wave", "waveglow.mel", WAVEGLOW, 3),  # its transform is a product with a matrix
+        ("long.wave", "long.waveglow.mel", WAVEGLOW, 3),
+        ("wave", "wg_wavenet.mel_reflect", WG_WAVENET, 1),
+        ("wave", "wg_wavenet.mel_constant", dataclasses.replace(WG_WAVENET, padding="constant"), 1),
     ],
 )
 def test_presets_match_their_projects(golden, wave, mel, spec, rounding):
@@ -158,7 +163,8 @@ def test_filter_bank_is_librosas(name):
 def test_silence_is_the_floor(name):
     spec = PRESETS[name]
     mel = audio.log_mel(torch.zeros(1, 2000), spec)
-    assert torch.allclose(mel, torch.tensor(-10.0 if name.startswith("r9y9") else 0.0), atol=1e-6)
+    floor = 0.0 if spec.log_range else math.log(spec.floor, 10 if spec.log == "log10" else math.e)
+    assert torch.allclose(mel, torch.tensor(floor), atol=1e-6)
 
 
 def test_default_range_holds_a_full_scale_sine():

@@ -29,7 +29,7 @@ ACTIVATED = dict(SMALL["upsample_params"], upsample_activation="ReLU")
 REFUSED = {
     "source": (
         lambda: fastwave.convert({}, "r9y9"),
-        "source must be one of ksw0306/ClariNet, lmnt-com/diffwave, r9y9/wavenet_vocoder, got",
+        f"source must be one of {', '.join(fastwave.converters.SOURCES)}, got",
     ),
     "empty": (lambda: fastwave.convert({}, R9Y9), "state dict must hold a state dict, got an empty one"),
     "missing": (lambda: fastwave.convert(NO_BIAS, R9Y9, SMALL), "source: missing conv_layers.0.conv.bias"),

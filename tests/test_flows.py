@@ -29,7 +29,6 @@ def test_squeeze():
 def test_invertible_conv(channels):
     torch.manual_seed(channels)
     conv = InvertibleConv(channels).double()
-    assert conv.matrix.det().item() == pytest.approx(1)
     torch.testing.assert_close(conv.matrix.T @ conv.matrix, torch.eye(channels).double(), rtol=0, atol=1e-6)
     conv.weight.data += 0.3 * normal(channels, channels, 1)
     x = normal(2, channels, 5)
@@ -58,7 +57,10 @@ def glow(*halves):
         for half in halves
     ]
     torch.manual_seed(0)
-    return Glow(specs).double()
+    flow = Glow(specs).double().requires_grad_(False)
+    for parameter in flow.parameters():
+        parameter += 0.1 * normal(*parameter.shape)
+    return flow
 
 
 def runner(flow, c):

@@ -233,11 +233,11 @@ def test_standardized_mels_have_mean_0_and_deviation_1(clips):
 
 def test_learning_rate(options):
     training = options(steps=1000, warmup=100, learning_rate=1e-3, final_rate=0.1)
-    assert loop.learning_rate(training, 0) == pytest.approx(1e-5, rel=1e-3)
-    assert loop.learning_rate(training, 49) == pytest.approx(5e-4, rel=1e-2)
-    assert loop.learning_rate(training, 500) == pytest.approx(5.5e-4)
-    assert loop.learning_rate(training, 1000) == pytest.approx(1e-4)
-    rates = [loop.learning_rate(training, step) for step in range(1001)]
+    assert training.rate(0) == pytest.approx(1e-5, rel=1e-3)
+    assert training.rate(49) == pytest.approx(5e-4, rel=1e-2)
+    assert training.rate(500) == pytest.approx(5.5e-4)
+    assert training.rate(1000) == pytest.approx(1e-4)
+    rates = [training.rate(step) for step in range(1001)]
     assert max(rates) <= 1e-3
     assert rates[99:] == sorted(rates[99:], reverse=True)
 
@@ -261,7 +261,7 @@ def test_an_interrupted_run_ends_like_another(options, kind, monkeypatch, tmp_pa
     loop.run(whole, quiet=True)
 
     pieces = options(kind, out=tmp_path / "pieces")
-    unchanged = loop.learning_rate
+    unchanged = kind.rate
 
     def ctrl_c(training, step):
         if step == 2:
@@ -270,7 +270,7 @@ def test_an_interrupted_run_ends_like_another(options, kind, monkeypatch, tmp_pa
 
     handler = signal.getsignal(signal.SIGINT)
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "learning_rate", ctrl_c)
+        patch.setattr(kind, "rate", ctrl_c)
         with pytest.raises(KeyboardInterrupt):
             loop.run(pieces, quiet=True)
     assert signal.getsignal(signal.SIGINT) is handler

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from fastwave.layers import Upsampler
-from fastwave.ops.upsample import UpsampleSpec, upsample_ref
+from fastwave.ops.upsample import UpsampleSpec, upsample, upsample_ref
 
 SPECS = {
     "transposed": ("transposed", dict(scales=(4, 6), freq_kernel=3, slope=0.4)),
@@ -13,6 +13,8 @@ SPECS = {
     "stretched, slope": ("stretched", dict(scales=(2, 3, 4), freq_kernel=3, slope=0.4)),
     "stretched, context": ("stretched", dict(scales=(3, 2), context=1)),
     "stretched, context conv": ("stretched", dict(scales=(4, 4), context=2, context_conv=True)),
+    "causal": ("stretched", dict(scales=(3, 2), freq_kernel=3, slope=0.4, causal=True)),
+    "causal, context conv": ("stretched", dict(scales=(4, 4), context=2, context_conv=True, causal=True)),
     "nearest": ("nearest", dict(scales=(6,))),
     "nearest, context conv": ("nearest", dict(scales=(2, 3), freq_kernel=3, context=1, context_conv=True)),
     "scale 1": ("stretched", dict(scales=(1, 3), freq_kernel=3)),
@@ -68,7 +70,7 @@ def test_a_frame_moves_no_column_beyond_reach(kind, shape):
     changed, at = mel.clone(), FRAMES // 2
     changed[..., at + spec.context] += 1
     moved = (module(changed) != module(mel)).any(1).any(0).unflatten(0, (FRAMES, -1)).any(1).nonzero().flatten()
-    assert moved[0] >= at - spec.reach and moved[-1] <= at + spec.reach
+    assert moved[0] >= (at if spec.causal else at - spec.reach) and moved[-1] <= at + spec.reach
 
 
 @upsamplers
@@ -116,3 +118,11 @@ def test_spec_errors(changes, message):
 def test_unknown_kind():
     with pytest.raises(ValueError, match="upsampler must be one of transposed, stretched, nearest, got 'linear'"):
         Upsampler(UpsampleSpec(n_mels=4, scales=(2,)), "linear")
+
+
+def test_what_cannot_be_causal():
+    spec = UpsampleSpec(n_mels=4, scales=(2,), causal=True)
+    with pytest.raises(ValueError, match="upsampler must be 'stretched' where it is causal, got 'transposed'"):
+        Upsampler(spec, "transposed")
+    with pytest.raises(ValueError, match="causal must be False: the CPU kernels have no causal upsampler"):
+        upsample(torch.ones(1, 4, 3), torch.ones(7), spec)

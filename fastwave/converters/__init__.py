@@ -12,14 +12,15 @@ from typing import Any
 
 from torch import nn
 
-from fastwave.converters import ksw0306_clarinet, lmnt_diffwave, r9y9_wavenet_vocoder
+from fastwave.converters import ksw0306_clarinet, lmnt_diffwave, nvidia_waveglow, r9y9_wavenet_vocoder
 from fastwave.converters.live import Live
 from fastwave.converters.state_dict import read_hparams
 from fastwave.models import Model
 
 __all__ = ["SOURCES", "accelerate", "convert"]
 
-SOURCES = {module.NAME: module for module in (ksw0306_clarinet, lmnt_diffwave, r9y9_wavenet_vocoder)}
+PEERS = (ksw0306_clarinet, lmnt_diffwave, nvidia_waveglow, r9y9_wavenet_vocoder)
+SOURCES = {module.NAME: module for module in PEERS}
 
 PathOrTensors = str | os.PathLike | Mapping[str, Any]
 

@@ -3,14 +3,18 @@
 from fastwave.models.base import Model, load
 from fastwave.models.clarinet import ClariNetStudent, ClariNetStudentConfig
 from fastwave.models.diffwave import DiffWave, DiffWaveConfig
+from fastwave.models.waveglow import Denoiser, WaveGlow, WaveGlowConfig
 from fastwave.models.wavenet import WaveNet, WaveNetConfig
 
 __all__ = [
     "ClariNetStudent",
     "ClariNetStudentConfig",
+    "Denoiser",
     "DiffWave",
     "DiffWaveConfig",
     "Model",
+    "WaveGlow",
+    "WaveGlowConfig",
     "WaveNet",
     "WaveNetConfig",
     "load",

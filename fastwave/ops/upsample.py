@@ -7,7 +7,8 @@ r = 0..s-1 the phase of output column q s + r:
 
 and zero outside the input: a transposed 2-D convolution of kernel (K, 2 s) and stride s (ClariNet, section 5;
 DiffWave), a nearest-neighbour stretch followed by a 2-D convolution of kernel (K, 2 s + 1) (r9y9/wavenet_vocoder,
-Parallel WaveGAN), or a plain repetition. ``act`` is a leaky ReLU of a given slope (1: linear).
+Parallel WaveGAN), or a plain repetition. ``act`` is a leaky ReLU of a given slope (1: linear). A causal stage reads one
+column earlier, in[., q + o - 1].
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ class UpsampleSpec:
         context: frames eaten on each side.
         context_conv: a convolution of width 2 context + 1 over the frames eats them, before the first stage;
             without it they are cut off behind the last.
+        causal: no stage reads a later frame.
     """
 
     n_mels: int
@@ -46,6 +48,7 @@ class UpsampleSpec:
     slope: float = 1.0
     context: int = 0
     context_conv: bool = False
+    causal: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scales", tuple(self.scales))
@@ -66,10 +69,10 @@ class UpsampleSpec:
 
     @property
     def reach(self) -> int:
-        """Frames on each side of a frame that its columns depend on."""
+        """Frames on each side of a frame that its columns depend on; causal stages read those before it alone."""
         rate, reach = 1, 0.0
         for scale in self.scales:
-            reach += 1 / rate
+            reach += (1 + self.causal) / rate
             rate *= scale
         return self.context + math.ceil(reach)
 
@@ -102,6 +105,7 @@ def stretched_phases(weight: Tensor, scale: int) -> Tensor:
     """Polyphase form of a repetition by s, then Conv2d(1, 1, (K, 2 s + 1), padding ((K - 1) / 2, s)).
 
     Tap j of output column q s + r falls on the copy of input q + (r + j - s) // s. weight: (K, 2 s + 1) -> (K, 3, s).
+    A causal convolution, of padding 2 s to the left alone, has the same phases on inputs one column earlier.
     """
     phases = weight.new_zeros(len(weight), 3, scale)
     for r in range(scale):
@@ -132,9 +136,10 @@ def upsample_ref(
         mel = F.conv1d(mel, weights.context)
     for phases, bias, scale in zip(weights.phases, weights.bias, spec.scales, strict=True):
         batch, bands, columns = mel.shape
+        padded = F.pad(mel[:, None], (2, 0) if spec.causal else (1, 1))
         # (batch, s, bands, columns): one output channel per phase
         stage = F.conv2d(
-            mel[:, None], phases.permute(2, 0, 1)[:, None], bias.expand(scale), padding=(spec.freq_kernel // 2, 1)
+            padded, phases.permute(2, 0, 1)[:, None], bias.expand(scale), padding=(spec.freq_kernel // 2, 0)
         )
         mel = F.leaky_relu(stage.permute(0, 2, 3, 1).reshape(batch, bands, columns * scale), spec.slope)
     first = skip if spec.context_conv else skip + spec.context
@@ -157,6 +162,8 @@ def upsample(
         ValueError: a tensor of another shape, dtype, device or layout; the message names it.
     """
     require_all_cpu({"mel": mel, "weights": weights})
+    if spec.causal:
+        raise ValueError("causal must be False: the CPU kernels have no causal upsampler")
     if frames is None:
         frames = max(0, mel.shape[-1] - 2 * spec.context - skip)
     return torch.ops.fastwave.upsample(mel, weights, skip=skip, frames=frames, threads=threads, **arguments(spec))

@@ -3,7 +3,9 @@
 from fastwave.train.diffwave import DiffWave
 from fastwave.train.student import Student
 from fastwave.train.teacher import Teacher
+from fastwave.train.waveglow import WaveGlow
 
 __all__ = ["TRAININGS"]
 
-TRAININGS = {"diffwave": DiffWave, "student": Student, "teacher": Teacher}  # by the name that ``fastwave train`` knows
+# by the name that ``fastwave train`` knows
+TRAININGS = {"diffwave": DiffWave, "student": Student, "teacher": Teacher, "waveglow": WaveGlow}

@@ -1,9 +1,10 @@
 """One training loop for every model.
 
 What it minimises, and with what, an Objective says: a model's own ``loss(wave, mel)`` under Adam, where none says
-otherwise, with a learning rate that rises linearly, then falls along half a cosine. Gradients are clipped by their
-global norm. A run is a function of its options: batches are keyed by (seed, step), and so are torch's random numbers,
-so that a run that was stopped and resumed ends in the same weights, bit for bit, as one that was not (on a CPU).
+otherwise. Gradients are clipped by their global norm. The learning rate rises linearly, then falls along half a cosine
+(Training), or is halved now and then (HalvingTraining). A run is a function of its options: batches are keyed by
+(seed, step), and so are torch's random numbers, so that a run that was stopped and resumed ends in the same weights,
+bit for bit, as one that was not (on a CPU).
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from fastwave import checkpoint
 from fastwave.models import Model
 from fastwave.train.data import Clip, Dataset, Segments, find_clips, select, standardized
 
-__all__ = ["Learner", "Objective", "Training", "fit", "learning_rate", "run"]
+__all__ = ["HalvingTraining", "Learner", "Objective", "Training", "TrainingOptions", "fit", "run"]
 
 CHECKPOINT, LOG, MODEL = "checkpoint.pt", "log.jsonl", "model"
 VALIDATION_SEGMENTS = 4  # of each validation clip
@@ -53,7 +54,7 @@ class Objective:
     or a resumed run would differ.
     """
 
-    def __init__(self, model: Model, training: Training):
+    def __init__(self, model: Model, training: TrainingOptions):
         self.model, self.training = model, training
         adam = torch.optim.Adam(model.parameters(), lr=training.learning_rate)
         self.learners = {"model": Learner(model, adam, training.clip_norm)}
@@ -64,12 +65,12 @@ class Objective:
 
     def learning_rate(self, name: str, step: int) -> float:
         """A learner's, of the update that follows ``step`` updates."""
-        return learning_rate(self.training, step)
+        return self.training.rate(step)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Training:
-    """Options of a training run.
+class TrainingOptions:
+    """Options of a training run, whatever its schedule.
 
     A subclass gives the ``model_class``, the ``preset`` configuration of its model, and maybe another ``objective``.
 
@@ -81,14 +82,12 @@ class Training:
         validation_clips: names of clips, or globs of them, that give the validation loss.
         exclude_clips: names of clips, or globs of them, that are left out: the test clips.
         min_sample_rate: train on no files below this rate, Hz.
-        steps: updates of the whole run; the learning rate's schedule spans them.
+        steps: updates of the whole run.
         minutes: stop after this time, with a checkpoint.
         interval: steps between checkpoints, each with a line of the log.
         batch: segments of a step.
         frames: mel frames of a segment.
         learning_rate: at its highest.
-        warmup: steps over which the learning rate rises.
-        final_rate: the learning rate's end, as a fraction of its highest.
         clip_norm: largest global norm of the gradient.
         precision: of matrix products; weights, their updates and validation are float32. bfloat16 is the faster one
             on GPUs, and on CPUs with AVX512_BF16 or AMX.
@@ -109,8 +108,6 @@ class Training:
     batch: int = 2
     frames: int = 32
     learning_rate: float
-    warmup: int = 200
-    final_rate: float = 0.05
     clip_norm: float
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     seed: int = 0
@@ -120,6 +117,10 @@ class Training:
     model_class: ClassVar[type[Model]]
     preset: ClassVar
     objective: ClassVar[type[Objective]] = Objective
+
+    def rate(self, step: int) -> float:
+        """The learning rate of the update that follows ``step`` updates."""
+        raise NotImplementedError
 
     def model_config(self, clips: Sequence[Clip]):
         """The configuration in the file ``config``, or else the preset with the statistics of ``clips``."""
@@ -141,16 +142,57 @@ class Training:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"{name} must be above 0, got {value}")
-        for name in ("warmup", "min_sample_rate"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
-        if not 0 <= self.final_rate <= 1:
-            raise ValueError(f"final_rate must be from 0 to 1, got {self.final_rate}")
+        if self.min_sample_rate < 0:
+            raise ValueError(f"min_sample_rate must be at least 0, got {self.min_sample_rate}")
         if not 0 <= self.seed < 2**31:
             raise ValueError(f"seed must be from 0 to 2**31 - 1, got {self.seed}")
 
 
-def run(training: Training, quiet: bool = False) -> None:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Training(TrainingOptions):
+    """Options of a run whose learning rate rises linearly, then falls along half a cosine, which spans the steps.
+
+    Attributes:
+        warmup: steps over which the learning rate rises.
+        final_rate: the learning rate's end, as a fraction of its highest.
+    """
+
+    warmup: int = 200
+    final_rate: float = 0.05
+
+    def rate(self, step: int) -> float:
+        rise = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
+        cosine = 0.5 * (1.0 + math.cos(math.pi * min(1.0, step / self.steps)))
+        return self.learning_rate * rise * (self.final_rate + (1.0 - self.final_rate) * cosine)
+
+    def check(self) -> None:
+        super().check()
+        if self.warmup < 0:
+            raise ValueError(f"warmup must be at least 0, got {self.warmup}")
+        if not 0 <= self.final_rate <= 1:
+            raise ValueError(f"final_rate must be from 0 to 1, got {self.final_rate}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HalvingTraining(TrainingOptions):
+    """Options of a run whose learning rate is halved now and then.
+
+    Attributes:
+        halve_every: steps from one halving of the learning rate to the next.
+    """
+
+    halve_every: int = 200_000
+
+    def rate(self, step: int) -> float:
+        return self.learning_rate * 0.5 ** (step // self.halve_every)
+
+    def check(self) -> None:
+        super().check()
+        if self.halve_every < 1:
+            raise ValueError(f"halve_every must be at least 1, got {self.halve_every}")
+
+
+def run(training: TrainingOptions, quiet: bool = False) -> None:
     """Trains as the options say: finds the clips, makes the model, and fits or resumes it.
 
     Raises:
@@ -187,14 +229,9 @@ def checked_device(name: str) -> torch.device:
     return device
 
 
-def learning_rate(training: Training, step: int) -> float:
-    """Of the update that follows ``step`` updates: a linear rise times half a cosine, from 1 to ``final_rate``."""
-    rise = min(1.0, (step + 1) / training.warmup) if training.warmup else 1.0
-    cosine = 0.5 * (1.0 + math.cos(math.pi * min(1.0, step / training.steps)))
-    return training.learning_rate * rise * (training.final_rate + (1.0 - training.final_rate) * cosine)
-
-
-def fit(model: Model, train: Dataset, validation: Dataset | None, training: Training, quiet: bool = False) -> None:
+def fit(
+    model: Model, train: Dataset, validation: Dataset | None, training: TrainingOptions, quiet: bool = False
+) -> None:
     """Trains ``model`` in place, from the checkpoint in ``training.out`` or else its present weights; see run()."""
     if training.threads is not None:
         torch.set_num_threads(training.threads)
