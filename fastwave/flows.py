@@ -9,7 +9,6 @@ log |det dz/dx| = sum over steps of  columns log |det W| + sum of log sigma
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
 
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from fastwave.layers import GatedStack
-from fastwave.ops.gated_stack import GatedStackSpec, gated_stack_ref
+from fastwave.ops.gated_stack import GatedStackSpec
 
 __all__ = ["Glow", "InvertibleConv", "affine_coupling", "flow_nll", "squeeze", "unsqueeze"]
 
@@ -59,8 +58,7 @@ def affine_coupling(stack: GatedStack, x: Tensor, c: Tensor) -> tuple[Tensor, Te
     ``stack`` has the epilogue of the other direction; left off, it gives mu and log sigma themselves.
     """
     x_a, x_b = x.chunk(2, 1)
-    spec = dataclasses.replace(stack.spec, epilogue="none")
-    mu, log_sigma = gated_stack_ref(x_a, stack.weights(), spec, c=c).chunk(2, 1)
+    mu, log_sigma = stack.before_epilogue(x_a, c).chunk(2, 1)
     return torch.cat([x_a, x_b * log_sigma.exp() + mu], 1), log_sigma
 
 
@@ -76,14 +74,15 @@ class Glow(nn.Module):
 
     Args:
         specs: the gated stack of each step's coupling, of epilogue "inverse"; it reads one half of the channels.
+        stack: the class that the couplings are of.
     """
 
-    def __init__(self, specs: Sequence[GatedStackSpec]):
+    def __init__(self, specs: Sequence[GatedStackSpec], stack: type[GatedStack] = GatedStack):
         super().__init__()
         widths = [2 * spec.in_channels for spec in specs]
         self.leaving = [0, *(a - b for a, b in itertools.pairwise(widths))]
         self.convs = nn.ModuleList(InvertibleConv(width) for width in widths)
-        self.couplings = nn.ModuleList(GatedStack(spec) for spec in specs)
+        self.couplings = nn.ModuleList(stack(spec) for spec in specs)
         for coupling in self.couplings:
             nn.init.zeros_(coupling.head[-1].weight)
             nn.init.zeros_(coupling.head[-1].bias)
