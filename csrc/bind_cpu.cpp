@@ -89,7 +89,10 @@ struct Shape : StackShape {
         cond_repeat = integer(spec, "cond_repeat", 1);
         const bool projected = boolean(spec, "cond_projected");
         conditioning = projected ? Conditioning::projected : cond_channels ? Conditioning::raw : Conditioning::none;
-        if (boolean(spec, "separable")) fail("separable", "False on the CPU kernels", "True");
+        cond_taps = integer(spec, "cond_taps", 1, max_taps);
+        if (cond_taps % 2 == 0) fail("cond_taps", "odd", cond_taps);
+        if (cond_taps > 1 && conditioning != Conditioning::raw) fail("cond_taps", "1 where c is not raw", cond_taps);
+        separable = boolean(spec, "separable");
         head_list = integers(spec, "head_channels", 1, 64);
         heads = static_cast<int64_t>(head_list.size());
         for (bool relu : field<std::vector<bool>>(spec, "head_relu", "a list of bools")) relu_list.push_back(relu);
@@ -119,13 +122,14 @@ void require_weights(const Tensor& weights, const StackShape& s) {
 
 int64_t columns_of_c(const StackShape& s, int64_t time) { return (time + s.cond_repeat - 1) / s.cond_repeat; }
 
-void require_conditioning(const StackShape& s, const Tensor& c, int64_t batch, int64_t time) {
+// c for `time` columns to come, and for `pending` ones before them.
+void require_conditioning(const StackShape& s, const Tensor& c, int64_t batch, int64_t time, int64_t pending) {
     if (s.conditioning == Conditioning::none) {
         if (c) fail("c", "None: the stack has no conditioning", c.describe().c_str());
         return;
     }
     const int64_t channels = s.conditioning == Conditioning::raw ? s.cond_channels : s.layers * 2 * s.gate;
-    require(c, "c", float32, {batch, channels, columns_of_c(s, time)});
+    require(c, "c", float32, {batch, channels, columns_of_c(s, time) + columns_of_c(s, pending) + s.cond_taps - 1});
 }
 
 // Valid columns per row: `lengths`, checked, or `time`.
@@ -162,31 +166,44 @@ float* workspace(int64_t floats) {
     return data.get();
 }
 
-void gated_stack(const py::dict& spec, py::object x_, py::object weights_, py::object c_, py::object g_, py::object u_,
-                 py::object y_, py::object lengths_, py::object state_, py::object out_, bool reverse,
-                 int64_t threads) {
+void gated_stack(const py::dict& spec, py::object x_, py::object weights_, py::object c_, py::object interpolation_,
+                 py::object g_, py::object u_, py::object y_, py::object lengths_, py::object state_, py::object out_,
+                 bool reverse, int64_t pending, bool last, int64_t threads) {
     const Shape shape(spec);
-    const Tensor x = take(x_, "x"), weights = take(weights_, "weights"), c = take(c_, "c"), g = take(g_, "g"),
-                 u = take(u_, "u"), y = take(y_, "y"), lengths = take(lengths_, "lengths"),
-                 state = take(state_, "state"), out = take(out_, "out");
+    const Tensor x = take(x_, "x"), weights = take(weights_, "weights"), c = take(c_, "c"),
+                 interpolation = take(interpolation_, "interpolation"), g = take(g_, "g"), u = take(u_, "u"),
+                 y = take(y_, "y"), lengths = take(lengths_, "lengths"), state = take(state_, "state"),
+                 out = take(out_, "out");
     require(x, "x", float32, {any, shape.in_channels, any});
-    const int64_t batch = x.size(0), time = x.size(2);
+    const int64_t batch = x.size(0), time = x.size(2), look_ahead = shape.look_ahead();
+    if (pending < 0 || pending > look_ahead)
+        fail("pending", ("between 0 and " + std::to_string(look_ahead)).c_str(), pending);
+    if (!state && (pending > 0 || (!last && look_ahead > 0)))
+        fail("state", "a tensor, to hold what is pending", "None");
+    const int64_t out_time = std::max(int64_t{0}, pending + time - (last ? 0 : look_ahead));
     require_weights(weights, shape);
-    require_conditioning(shape, c, batch, time);
+    require_conditioning(shape, c, batch, time, pending);
+    if (shape.cond_taps > 1)
+        require(interpolation, "interpolation", float32, {batch, pending + time, shape.cond_taps});
+    else if (interpolation)
+        fail("interpolation", "None where cond_taps is 1", "a tensor");
     if (g) require(g, "g", float32, {batch, shape.layers, 2 * shape.gate});
     if (u) require(u, "u", float32, {batch, shape.layers, shape.residual});
-    if (y) require(y, "y", float32, {batch, shape.out_channels(), time});
-    if (!y && shape.epilogue != Epilogue::none && shape.out_channels() != shape.in_channels)
-        fail("y", "given where x does not have the output's channels", "None");
+    if (y) require(y, "y", float32, {batch, shape.out_channels(), out_time});
+    if (!y && shape.epilogue != Epilogue::none) {
+        if (shape.out_channels() != shape.in_channels)
+            fail("y", "given where x does not have the output's channels", "None");
+        if (state && look_ahead > 0) fail("y", "given where the output lies behind x", "None");
+    }
     if (state) {
-        if (!shape.causal || !shape.front_causal) fail("state", "None: a centred stack looks ahead", "a tensor");
         if (reverse) fail("state", "None when running backwards", "a tensor");
         require(state, "state", float32, {batch, shape.state_size()});
     }
-    require(out, "out", float32, {batch, shape.out_channels(), time});
+    if (reverse && interpolation) fail("interpolation", "None when running backwards", "a tensor");
+    require(out, "out", float32, {batch, shape.out_channels(), out_time});
     if (threads < 1) fail("threads", "at least 1", threads);
-    if (out.numel() == 0) return;  // of rows without samples there may be more than can be counted to
-    const Integers valid = lengths_of(lengths, batch, time);
+    if (batch == 0 || pending + time == 0) return;  // of rows without samples there may be more than can be counted to
+    const Integers valid = lengths_of(lengths, batch, pending + time);
     const int64_t team = team_size(threads, batch);
 
     Interrupt interrupt;
@@ -201,10 +218,14 @@ void gated_stack(const py::dict& spec, py::object x_, py::object weights_, py::o
                 params.shape = shape;
                 params.weights = weights.data<float>();
                 params.x = at(x), params.c = at(c), params.g = at(g), params.u = at(u), params.y = at(y);
+                params.interpolation = at(interpolation);
                 params.state = at(state), params.out = at(out);
                 params.time = time;
                 params.cond_time = c ? c.size(2) : 0;
-                params.length = valid[row];
+                params.out_time = out_time;
+                params.pending = pending;
+                params.length = valid[row] - pending;
+                params.last = last;
                 params.reverse = reverse;
                 params.workspace = workspace(kernels().gated_stack_workspace(shape));
                 Helpers helpers(team);
@@ -225,6 +246,8 @@ void wavenet_sample(const py::dict& spec, const py::dict& head, py::object noise
     if (shape.epilogue != Epilogue::none) fail("epilogue", "'none' in a sampler", "a flow's");
     if (shape.delay != Delay::none)
         fail("delay", "'none': the sampler's stack reads x up to t - 1 by itself", "another");
+    if (shape.separable) fail("separable", "False in a sampler", "True");
+    if (shape.cond_taps != 1) fail("cond_taps", "1 in a sampler", shape.cond_taps);
     const Tensor noise = take(noise_, "noise"), weights = take(weights_, "weights"), c = take(c_, "c"),
                  g = take(g_, "g"), table = take(table_, "table"), forced = take(forced_, "forced"),
                  lengths = take(lengths_, "lengths"), state = take(state_, "state"),
@@ -250,7 +273,7 @@ void wavenet_sample(const py::dict& spec, const py::dict& head, py::object noise
     require(noise, "noise", float32, {any, noise_channels, any});
     const int64_t batch = noise.size(0), time = noise.size(2);
     require_weights(weights, shape);
-    require_conditioning(shape, c, batch, time);
+    require_conditioning(shape, c, batch, time, 0);
     if (g) require(g, "g", float32, {batch, shape.layers, 2 * shape.gate});
     if (softmax) require(table, "table", float32, {n});
     if (forced) {
@@ -385,8 +408,9 @@ PYBIND11_MODULE(_cpu, m) {
     m.def(
         "packed_size", [](const py::dict& spec) { return packed_size(Shape(spec)); }, arg("spec"),
         "Words of 32 bits of a stack's packed weights.");
-    m.def("gated_stack", &gated_stack, arg("spec"), arg("x"), arg("weights"), arg("c"), arg("g"), arg("u"), arg("y"),
-          arg("lengths"), arg("state"), arg("out"), arg("reverse"), arg("threads"));
+    m.def("gated_stack", &gated_stack, arg("spec"), arg("x"), arg("weights"), arg("c"), arg("interpolation"), arg("g"),
+          arg("u"), arg("y"), arg("lengths"), arg("state"), arg("out"), arg("reverse"), arg("pending"), arg("last"),
+          arg("threads"));
     m.def("wavenet_sample", &wavenet_sample, arg("spec"), arg("head"), arg("noise"), arg("weights"), arg("c"), arg("g"),
           arg("table"), arg("forced"), arg("lengths"), arg("state"), arg("samples"), arg("parameters"),
           arg("temperature"), arg("threads"));

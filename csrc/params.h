@@ -46,7 +46,8 @@ struct StackShape {
     bool causal;
     float residual_scale;
     Conditioning conditioning;
-    int64_t cond_channels, cond_repeat;
+    int64_t cond_channels, cond_repeat, cond_taps;
+    bool separable;
     int64_t heads;
     const int64_t* head_channels;
     const int64_t* head_relu;
@@ -67,9 +68,16 @@ struct StackShape {
     }
     [[gnu::always_inline]] int64_t parameters() const { return head_channels[heads - 1]; }
     [[gnu::always_inline]] int64_t out_channels() const { return parameters() / (epilogue == Epilogue::none ? 1 : 2); }
+    // Columns that a centred stage stands behind the input when it has made its latest one.
+    [[gnu::always_inline]] int64_t lag_front() const { return front_causal ? 0 : front_width / 2; }
+    [[gnu::always_inline]] int64_t lag(int64_t layer) const { return causal ? 0 : reach(layer) / 2; }
+    [[gnu::always_inline]] int64_t look_ahead() const { return lag_front() + (causal ? 0 : reach() / 2); }
+    // Columns of the skip sum that some layers have added to and others have not.
+    [[gnu::always_inline]] int64_t pending_skip() const { return look_ahead() - lag_front() - lag(0); }
     [[gnu::always_inline]] int64_t front_history() const { return front_width - 1 + (delay == Delay::input); }
     [[gnu::always_inline]] int64_t state_size() const {
-        return front_history() * in_channels + reach() * residual + (delay == Delay::output ? parameters() : 0);
+        return front_history() * in_channels + reach() * residual + pending_skip() * skip +
+               (delay == Delay::output ? parameters() : 0);
     }
     [[gnu::always_inline]] int64_t widest_head() const {
         int64_t widest = padded(skip ? skip : residual);
@@ -83,8 +91,10 @@ struct StackShape {
 // stack's type, everything else in float32.
 //   front (R, in front_width); per layer: bias (2G), A (2G, C), taps oldest first (2G, R) each,
 //   residual and skip rows as one matrix (R + S, G); the head's matrices.
+// A separable layer has, before its one tap, the depthwise convolution in float32: bias (R), taps oldest first (R)
+// each.
 struct LayerWeights {
-    const float *bias, *cond, *taps, *product_bias, *product;
+    const float *bias, *cond, *depthwise, *taps, *product_bias, *product;
 };
 
 struct StackWeights {
@@ -101,7 +111,8 @@ struct StackWeights {
         LayerWeights w;
         w.bias = take(s.gate_rows());
         w.cond = take(s.conditioning == Conditioning::raw ? matrix_words(s.dtype, s.gate_rows(), s.cond_channels) : 0);
-        w.taps = take(s.kernel_size * matrix_words(s.dtype, s.gate_rows(), s.residual));
+        w.depthwise = take(s.separable ? (1 + s.kernel_size) * padded(s.residual) : 0);
+        w.taps = take((s.separable ? 1 : s.kernel_size) * matrix_words(s.dtype, s.gate_rows(), s.residual));
         w.product_bias = take(s.product_rows(index));
         w.product = take(matrix_words(s.dtype, s.product_rows(index), s.gate));
         return w;
@@ -132,15 +143,18 @@ static inline int64_t packed_size(const StackShape& s) {
 // Called now and then by a kernel, which returns early when the answer is true.
 typedef bool (*Poll)(void* context);
 
-// One row of a batch. Absent tensors are null. All are contiguous, time last, but for the state: (state_size).
+// One row of a batch. Absent tensors are null. All are contiguous, time last, but for the state: (state_size), and the
+// interpolation: (columns, cond_taps). Columns are counted from the first of x. Those of c, of the interpolation, of y
+// and of out begin at -pending, the first column that was read and not yet made.
 struct GatedStackParams {
     StackShape shape;
     const float* weights;
-    const float *x, *c, *g, *u, *y;  // (in, time), (C, time / repeat), (L, 2G), (L, R), (out, time)
-    float *state, *out;              // out: (out, time)
-    int64_t time;                    // allocated columns
-    int64_t cond_time;               // allocated columns of c
-    int64_t length;                  // valid columns, <= time
+    const float *x, *c, *interpolation, *g, *u, *y;  // (in, time), (C, cond_time), .., (L, 2G), (L, R), (out, out_time)
+    float *state, *out;                              // out: (out, out_time)
+    int64_t time, cond_time, out_time;               // allocated columns
+    int64_t pending;                                 // <= look_ahead
+    int64_t length;                                  // valid columns, from -pending to time
+    bool last;                                       // no more columns will come
     bool reverse;
     float* workspace;  // gated_stack_workspace(shape) floats
     Team* team;        // splits a layer's columns; null: alone

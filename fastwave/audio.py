@@ -162,6 +162,8 @@ PRESETS = {
     # Its data preparation takes the mel before it scales and pre-emphasises the waveform that the model learns, and
     # z-scores it with the statistics of the data set: add them with dataclasses.replace(spec, mean=..., std=...).
     "r9y9/wavenet_vocoder": MelSpec(fmin=125.0, fmax=7600.0, log="log10", floor=1e-10, log_range=None),
+    # Z-scored likewise, with the statistics of stats.npy or stats.h5.
+    "kan-bayashi/ParallelWaveGAN": MelSpec(fmin=80.0, fmax=7600.0, log="log10", floor=1e-10, log_range=None),
     # 20 log10 although of a power, so that the floor of 1e-4 is what becomes 0. It pads as librosa did by default
     # (before 0.10) when the published checkpoints were trained.
     "ksw0306/ClariNet": MelSpec(
@@ -181,6 +183,7 @@ PRESETS = {
         hop_length=200, win_length=800, fmin=0.0, log="db", log_range=(-80.0, 20.0), peak=1.0, preemphasis=0.97
     ),
 }
+PRESETS["ksw0306/FloWaveNet"] = PRESETS["ksw0306/ClariNet"]
 
 
 def log_mel(wave: Tensor, spec: MelSpec) -> Tensor:

@@ -179,8 +179,9 @@ class Convert:
         checkpoint: a file of torch.save or a .safetensors file.
         output: the folder to write.
         source: the repository that it comes from, as owner/name.
-        hparams: its hyper-parameters in that project's own JSON form.
+        hparams: its hyper-parameters in that project's own JSON or YAML form.
         teacher: the teacher's checkpoint, where ``checkpoint`` is a student's.
+        stats: the statistics of its mels, where the project keeps them in a file (stats.npy, stats.h5).
     """
 
     checkpoint: tyro.conf.Positional[Path]
@@ -188,12 +189,17 @@ class Convert:
     source: Literal[tuple(converters.SOURCES)]
     hparams: Path | None = None
     teacher: Path | None = None
+    stats: Path | None = None
 
     def run(self) -> None:
-        both = {"student": self.checkpoint, "teacher": self.teacher}
+        files = self.checkpoint
+        if self.teacher:
+            files = {"student": files, "teacher": self.teacher}
+        if self.stats:
+            files = {"generator": files, "stats": self.stats}
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)
-            model = converters.convert(both if self.teacher else self.checkpoint, self.source, self.hparams)
+            model = converters.convert(files, self.source, self.hparams)
         for warning in caught:
             print(f"fastwave: warning: {warning.message}", file=sys.stderr)
         model.save(self.output)

@@ -10,6 +10,7 @@ log |det dz/dx| = sum over steps of  columns log |det W| + sum of log sigma
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from fastwave.layers import GatedStack
 from fastwave.ops.gated_stack import GatedStackSpec
 
-__all__ = ["Glow", "InvertibleConv", "affine_coupling", "flow_nll", "squeeze", "unsqueeze"]
+__all__ = ["Glow", "InvertibleConv", "affine_coupling", "coupling_stack", "flow_nll", "squeeze", "unsqueeze"]
 
 
 def squeeze(x: Tensor, group: int) -> Tensor:
@@ -52,13 +53,22 @@ class InvertibleConv(nn.Conv1d):
         return nn.functional.conv1d(x, torch.linalg.inv(self.matrix)[..., None])
 
 
-def affine_coupling(stack: GatedStack, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+def coupling_stack(spec: GatedStackSpec, kind: type[GatedStack] = GatedStack) -> GatedStack:
+    """The gated stack of a coupling that is the identity at first (Glow, section 3.3)."""
+    stack = kind(spec)
+    nn.init.zeros_(stack.head[-1].weight)
+    nn.init.zeros_(stack.head[-1].bias)
+    return stack
+
+
+def affine_coupling(stack: GatedStack, x: Tensor, c: Tensor, bound: float = math.inf) -> tuple[Tensor, Tensor]:
     """x (batch, channels, columns), its second half transformed, and log sigma (batch, channels / 2, columns).
 
-    ``stack`` has the epilogue of the other direction; left off, it gives mu and log sigma themselves.
+    ``stack`` has the epilogue of the other direction; left off, it gives mu and log sigma themselves, which are
+    clipped to [-bound, bound].
     """
     x_a, x_b = x.chunk(2, 1)
-    mu, log_sigma = stack.before_epilogue(x_a, c).chunk(2, 1)
+    mu, log_sigma = stack.before_epilogue(x_a, c).clamp(-bound, bound).chunk(2, 1)
     return torch.cat([x_a, x_b * log_sigma.exp() + mu], 1), log_sigma
 
 
@@ -70,8 +80,6 @@ def flow_nll(z: Tensor, logdet: Tensor, sigma: float) -> Tensor:
 class Glow(nn.Module):
     """Steps of an invertible convolution and an affine coupling; where a step is narrower, channels leave before it.
 
-    At first every coupling is the identity (Glow, section 3.3).
-
     Args:
         specs: the gated stack of each step's coupling, of epilogue "inverse"; it reads one half of the channels.
         stack: the class that the couplings are of.
@@ -82,10 +90,7 @@ class Glow(nn.Module):
         widths = [2 * spec.in_channels for spec in specs]
         self.leaving = [0, *(a - b for a, b in itertools.pairwise(widths))]
         self.convs = nn.ModuleList(InvertibleConv(width) for width in widths)
-        self.couplings = nn.ModuleList(stack(spec) for spec in specs)
-        for coupling in self.couplings:
-            nn.init.zeros_(coupling.head[-1].weight)
-            nn.init.zeros_(coupling.head[-1].bias)
+        self.couplings = nn.ModuleList(coupling_stack(spec, stack) for spec in specs)
 
     def forward(self, x: Tensor, c: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """x (batch, channels, columns) -> z, as large, what left first in front.

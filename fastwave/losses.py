@@ -1,15 +1,27 @@
-"""Losses on waveforms and on distributions."""
+"""Losses on waveforms, on distributions, and on what a discriminator says."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from fastwave.audio import MelSpec, mel_filterbank
 
-__all__ = ["MultiResolutionSTFTLoss", "STFTMagnitudeLoss", "gaussian_kl", "regularized_kl"]
+__all__ = [
+    "MultiResolutionSTFTLoss",
+    "STFTMagnitudeLoss",
+    "SpectralMelLoss",
+    "feature_matching_loss",
+    "gaussian_kl",
+    "hinge_discriminator_loss",
+    "hinge_generator_loss",
+    "least_squares_discriminator_loss",
+    "least_squares_generator_loss",
+    "regularized_kl",
+]
 
 
 def gaussian_kl(
@@ -72,21 +84,105 @@ class MultiResolutionSTFTLoss(nn.Module):
                 bands = bands / bands.sum(1, keepdim=True).clamp(min=1e-12)
                 self.register_buffer(f"bands_{i}", bands.float(), persistent=False)
 
-    def _magnitude(self, wave: Tensor, i: int) -> Tensor:
-        fft_size, hop_length, win_length = self.resolutions[i]
-        window = getattr(self, f"window_{i}").to(wave.dtype)
-        spectrum = torch.stft(wave, fft_size, hop_length, win_length, window, return_complex=True)
-        return (spectrum.real.square() + spectrum.imag.square()).clamp(min=self.eps).sqrt()
-
     def forward(self, predicted: Tensor, target: Tensor) -> Tensor:
         """(batch, samples) each -> scalar."""
         total = 0.0
-        for i in range(len(self.resolutions)):
-            p, t = self._magnitude(predicted, i), self._magnitude(target, i)
-            convergence = torch.linalg.norm(t - p) / torch.linalg.norm(t)
-            total = total + convergence + (t.log() - p.log()).abs().mean()
+        for i, (fft_size, hop_length, _) in enumerate(self.resolutions):
+            window = getattr(self, f"window_{i}")
+            p, t = (stft_magnitude(wave, fft_size, hop_length, window, self.eps) for wave in (predicted, target))
+            total = total + sum(magnitude_distances(p, t))
             if self.mel is not None:
                 bands = getattr(self, f"bands_{i}").to(p.dtype)
                 p, t = (bands @ p).clamp(min=self.eps**0.5), (bands @ t).clamp(min=self.eps**0.5)
                 total = total + (t.log() - p.log()).abs().mean()
         return total / len(self.resolutions)
+
+
+class SpectralMelLoss(nn.Module):
+    """L_s of WG-WaveNet (Hsu and Lee, 2020, Eq. 1 to 4), as BogiHsu/WG-WaveNet computes it.
+
+    Spectral convergence and log-magnitude distance, averaged over resolutions; of each, half of three terms: the
+    bins below mel.fmax; those above, whose magnitudes are first averaged over time; and the mel bands.
+
+    Args:
+        mel: the front end whose bands these are, but for their number.
+        resolutions: (fft_size, hop_length, win_length, bands per band of ``mel``) each.
+    """
+
+    def __init__(
+        self,
+        mel: MelSpec,
+        resolutions=(
+            (2048, 400, 2000, 4.0),
+            (1024, 200, 1000, 2.0),
+            (512, 100, 500, 1.0),
+            (256, 50, 200, 0.5),
+            (128, 25, 100, 0.25),
+        ),
+        eps: float = 1e-7,
+    ):
+        super().__init__()
+        self.mel, self.resolutions, self.eps = mel, resolutions, eps
+        for i, (fft_size, _, win_length, scale) in enumerate(resolutions):
+            n_mels = max(1, int(mel.n_mels * scale))
+            spec = dataclasses.replace(mel, n_fft=fft_size, win_length=1, n_mels=n_mels, mean=None, std=None)
+            self.register_buffer(f"window_{i}", torch.hann_window(win_length), persistent=False)
+            self.register_buffer(f"bands_{i}", mel_filterbank(spec).float(), persistent=False)
+
+    def terms(self, predicted: Tensor, target: Tensor, i: int) -> tuple[Tensor, Tensor]:
+        """Spectral convergence and log-magnitude distance at resolution i."""
+        window, bands = getattr(self, f"window_{i}"), getattr(self, f"bands_{i}").to(predicted.dtype)
+        fft_size, hop_length, _, _ = self.resolutions[i]
+        p, t = (stft_magnitude(wave, fft_size, hop_length, window, self.eps) for wave in (predicted, target))
+        bins = p.shape[1]
+        cut = int(bins * 2 * self.mel.fmax // self.mel.sample_rate)
+        parts = [magnitude_distances(p[:, :cut], t[:, :cut])]
+        if cut < bins:
+            parts.append(magnitude_distances(p[:, cut:].mean(2), t[:, cut:].mean(2)))
+        floor = self.eps**0.5
+        parts.append(magnitude_distances((bands @ p).clamp(min=floor), (bands @ t).clamp(min=floor)))
+        convergence, magnitude = (sum(part) / 2 for part in zip(*parts, strict=True))
+        return convergence, magnitude
+
+    def forward(self, predicted: Tensor, target: Tensor) -> Tensor:
+        """(batch, samples) each -> scalar."""
+        total = sum(sum(self.terms(predicted, target, i)) for i in range(len(self.resolutions)))
+        return total / len(self.resolutions)
+
+
+def stft_magnitude(wave: Tensor, fft_size: int, hop_length: int, window: Tensor, eps: float) -> Tensor:
+    """(batch, samples) -> (batch, fft_size / 2 + 1, frames), at least sqrt(eps)."""
+    spectrum = torch.stft(wave, fft_size, hop_length, len(window), window.to(wave.dtype), return_complex=True)
+    return (spectrum.real.square() + spectrum.imag.square()).clamp(min=eps).sqrt()
+
+
+def magnitude_distances(predicted: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Spectral convergence, and mean distance of the logarithms, of magnitudes (Parallel WaveGAN, Eq. 7 and 8)."""
+    convergence = torch.linalg.norm(target - predicted) / torch.linalg.norm(target)
+    return convergence, (target.log() - predicted.log()).abs().mean()
+
+
+def least_squares_generator_loss(fake: Tensor) -> Tensor:
+    """E[(D(G(z)) - 1)^2] of the discriminator's scores, of any shape (Parallel WaveGAN, section 2.1)."""
+    return (fake - 1).square().mean()
+
+
+def least_squares_discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """E[(D(x) - 1)^2] + E[D(G(z))^2] of its scores, of any shape (Parallel WaveGAN, section 2.1)."""
+    return (real - 1).square().mean() + fake.square().mean()
+
+
+def hinge_generator_loss(fake: Tensor) -> Tensor:
+    """-E[D(G(z))] (MelGAN, Kumar et al., 2019, section 2.2)."""
+    return -fake.mean()
+
+
+def hinge_discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """E[max(0, 1 - D(x))] + E[max(0, 1 + D(G(z)))] (MelGAN, Kumar et al., 2019, section 2.2)."""
+    return (1 - real).relu().mean() + (1 + fake).relu().mean()
+
+
+def feature_matching_loss(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
+    """Mean over a discriminator's layers of the mean |real - fake| of their outputs (MelGAN, section 2.2)."""
+    distances = [(r.detach() - f).abs().mean() for r, f in zip(real, fake, strict=True)]
+    return torch.stack(distances).mean()

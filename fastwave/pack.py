@@ -56,13 +56,13 @@ def _flat(weight: Tensor) -> Tensor:
 
 def pack_gated_stack(weights: GatedStackWeights, spec: GatedStackSpec) -> Tensor:
     """Flat weights of spec.dtype for fastwave.ops.gated_stack and fastwave.ops.wavenet_sample."""
-    if spec.separable:
-        raise ValueError("separable must be False: the CPU kernels have no depthwise-separable form")
     parts = [_pad_rows(weights.front_bias), _panels(_pad_rows(_flat(weights.front)))]
     for layer in range(spec.layers):
         parts.append(_gate_rows(weights.conv_bias[layer]))
         if spec.cond_channels:
             parts.append(_panels(_gate_rows(weights.cond[layer]), spec.dtype))
+        if spec.separable:
+            parts += [_pad_rows(weights.depthwise_bias[layer]), _pad_rows(weights.depthwise[layer]).T]
         parts += [_panels(_gate_rows(tap), spec.dtype) for tap in weights.conv[layer].unbind(2)]
         products: list[tuple[Sequence[Tensor], Sequence[Tensor]]] = []
         if layer + 1 < spec.layers or not spec.skip_channels:

@@ -99,6 +99,8 @@ def make_stack(seed: int, sampler: bool) -> tuple[GatedStackSpec, dict | None, t
         cond_channels=r.choice(CHANNELS) if conditioning == "raw" else 0,
         cond_projected=conditioning == "projected",
         cond_repeat=r.choice((1, 1, 2, 3, 16)),
+        cond_taps=r.choice((1, 3, 5)) if conditioning == "raw" and not sampler else 1,
+        separable=not sampler and r.random() < 0.2,
         head_channels=[*(r.choice(CHANNELS) for _ in range(heads)), outputs],
         head_relu=[r.random() < 0.5 for _ in range(heads + 1)],
         epilogue=epilogue,
@@ -125,23 +127,31 @@ def valid_call(r: random.Random) -> Call:
     spec, head, weights = make_stack(seed, name == "wavenet_sample")
     rows = spec.layers * 2 * spec.gate_channels
     channels = rows if spec.cond_projected else spec.cond_channels
+    sampling = name == "wavenet_sample"
+    state = initial_sampler_state(spec, batch) if sampling else maybe(r, lambda: initial_state(spec, batch))
+    pending = r.randint(0, spec.look_ahead) if state is not None and not sampling else 0
+    columns = -(-time // spec.cond_repeat) - (-pending // spec.cond_repeat) + spec.cond_taps - 1
+    lengths = [r.randint(0, pending + time) for _ in range(batch)]
     tensors = {
         "weights": weights,
-        "c": torch.randn(batch, channels, -(-time // spec.cond_repeat)) if channels else None,
+        "c": torch.randn(batch, channels, columns) if channels else None,
         "g": maybe(r, lambda: torch.randn(batch, spec.layers, 2 * spec.gate_channels)),
-        "lengths": maybe(r, lambda: torch.tensor([r.randint(0, time) for _ in range(batch)], dtype=torch.int64)),
+        "lengths": maybe(r, lambda: torch.tensor(lengths, dtype=torch.int64)),
+        "state": state,
     }
-    if name == "gated_stack":
-        needs_y = spec.epilogue != "none" and spec.out_channels != spec.in_channels
-        state = maybe(r, lambda: initial_state(spec, batch)) if spec.streams else None
+    if not sampling:
+        last = state is None or r.random() < 0.5
+        made = max(0, pending + time - (0 if last else spec.look_ahead))
+        needs_y = spec.epilogue != "none" and (spec.out_channels != spec.in_channels or (state is not None))
         tensors |= {
             "x": torch.randn(batch, spec.in_channels, time),
             "u": maybe(r, lambda: torch.randn(batch, spec.layers, spec.residual_channels)),
-            "y": maybe(r, lambda: torch.randn(batch, spec.out_channels, time), 1 if needs_y else 0.2),
-            "state": state,
+            "y": maybe(r, lambda: torch.randn(batch, spec.out_channels, made), 1 if needs_y else 0.2),
+            "interpolation": torch.rand(batch, pending + time, spec.cond_taps) if spec.cond_taps > 1 else None,
         }
-        shapes = {"out": (batch, spec.out_channels, time)}
-        options = {"reverse": state is None and r.random() < 0.5, "threads": threads}
+        shapes = {"out": (batch, spec.out_channels, made)}
+        reverse = state is None and spec.cond_taps == 1 and r.random() < 0.5
+        options = {"reverse": reverse, "pending": pending, "last": last, "threads": threads}
         specs = {"spec": arguments(spec)}
     else:
         parameters = spec.head_channels[-1]
@@ -151,7 +161,6 @@ def valid_call(r: random.Random) -> Call:
             "noise": torch.rand(batch, noise_channels, time).clamp(1e-3, 1 - 1e-3),
             "table": torch.linspace(-1, 1, parameters) if head["distribution"] == "softmax" else None,
             "forced": maybe(r, lambda: torch.rand(batch, r.randint(0, time)), 0.3),
-            "state": initial_sampler_state(spec, batch),
         }
         returned = r.random() < 0.5
         shapes = {"samples": (batch, time), "parameters": (batch, parameters, time) if returned else None}
@@ -234,7 +243,7 @@ def random_call(r: random.Random) -> Call:
             place[name], how = changed_tensor(r, place[name], call.binding)
         elif what == "option":
             name = r.choice([key for key in call.options if key != "return_parameters"])
-            values = {"reverse": (True, False), "temperature": FLOATS}.get(name, INTEGERS)
+            values = {"reverse": (True, False), "last": (True, False), "temperature": FLOATS}.get(name, INTEGERS)
             how = call.options[name] = r.choice(values)
         else:
             spec = call.specs[r.choice(list(call.specs))]
@@ -286,7 +295,8 @@ def problem(call: Call) -> str | None:
             return None  # torch's own way to say that an output is too large
         return f"raised {type(error).__name__}: {error}"
     if call.changes:
-        return "took a tensor on meta" if any(change.endswith("meta") for change in call.changes) else None
+        taken = [t for t in (call.tensors | call.outputs).values() if torch.is_tensor(t)]
+        return "took a tensor on meta" if any(t.device.type == "meta" for t in taken) else None
     shapes = [tuple(output.shape) for output in outputs]
     if shapes != call.shapes:
         return f"gave {shapes}, not {call.shapes}"

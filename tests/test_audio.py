@@ -104,6 +104,7 @@ def assert_within(result, expected, bound):
         ("wave", "ksw0306.mel_constant", dataclasses.replace(KSW0306, padding="constant"), 1),
         ("long.wave", "long.ksw0306.mel_reflect", KSW0306, 1),
         ("long.wave", "long.lmnt.mel", LMNT, 3),  # its filter bank too is made in float32
+        ("long.wave", "long.kan-bayashi.mel", PRESETS["kan-bayashi/ParallelWaveGAN"], 1),
         ("wave", "waveglow.mel", WAVEGLOW, 3),  # its transform is a product with a matrix
         ("long.wave", "long.waveglow.mel", WAVEGLOW, 3),
         ("wave", "wg_wavenet.mel_reflect", WG_WAVENET, 1),
@@ -163,6 +164,7 @@ def test_filter_bank_is_librosas(name):
 def test_silence_is_the_floor(name):
     spec = PRESETS[name]
     mel = audio.log_mel(torch.zeros(1, 2000), spec)
+    floor = math.log(spec.floor) * audio._LOGS[spec.log] if spec.log_range is None else 0.0
     floor = 0.0 if spec.log_range else math.log(spec.floor, 10 if spec.log == "log10" else math.e)
     assert torch.allclose(mel, torch.tensor(floor), atol=1e-6)
 
@@ -267,6 +269,7 @@ def test_spec_survives_json(name):
 def test_presets_by_name():
     assert MelSpec.preset("fastwave") == MelSpec()
     assert MelSpec.preset("ksw0306/ClariNet") is KSW0306
+    assert MelSpec.preset("ksw0306/FloWaveNet") is KSW0306  # their goldens are the same numbers
 
 
 @pytest.mark.parametrize(

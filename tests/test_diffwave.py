@@ -68,8 +68,8 @@ def check_synthesis(golden, model, kernels, mel, noise, name):
     noise = diffusion_noise(golden, noise)
     run = run_model(model, model.condition(golden[mel]), kernels)
     golden.check(model.synthesize(noise, run)[:, 0], name)
-    if not kernels:
-        golden.check(model.generate(golden[mel], noise=noise), name)
+    generate = fastwave.Vocoder(model).generate if kernels else model.generate
+    golden.check(generate(golden[mel], noise=noise), name)
 
 
 # goldens -------------------------------------------------------------------------------------------------------------
@@ -198,6 +198,16 @@ def test_ragged_rows_are_rows_alone(unconditional):
         alone = model.generate(mel[own, :, :frames], noise=noise[own, :, : 16 * frames])
         torch.testing.assert_close(wave[own, : 16 * frames], alone, rtol=1e-11, atol=1e-11)
         assert not wave[row, 16 * frames :].any()
+
+
+@pytest.mark.parametrize("unconditional", [False, True])
+def test_streams_are_generate(unconditional):
+    vocoder = fastwave.Vocoder(small(torch.float32, **FEW, unconditional=unconditional), threads=1)
+    mel = normal(2, 6, 50).float()
+    whole = vocoder.generate(mel, seed=3)
+    torch.testing.assert_close(whole, vocoder.model.generate(mel, seed=3), rtol=0, atol=1e-5)
+    for cut in (1, 7):
+        assert torch.equal(torch.cat(list(vocoder.stream(mel.split(cut, 2), seed=3)), 1), whole)
 
 
 def test_an_unconditional_model_reads_of_the_mel_its_shape():

@@ -28,7 +28,8 @@ def make(**changes):
 
 
 VOCODER = fastwave.Vocoder(make())
-REVERSED = fastwave.Vocoder(models.ClariNetStudent(ClariNetStudentConfig(**STUDENT, time_reversal=True)))
+TWO_FLOWS = STUDENT | dict(flows=[(1, 2), (1, 2)])
+REVERSED = fastwave.Vocoder(models.ClariNetStudent(ClariNetStudentConfig(**TWO_FLOWS, time_reversal=True)))
 SPEAKERS = fastwave.Vocoder(make(speakers=3, speaker_channels=2))
 mel = torch.full((2, 6, 4), 0.5)
 ids = torch.tensor([0, 1])
@@ -36,7 +37,7 @@ ids = torch.tensor([0, 1])
 VOCODER_ERRORS = {
     "model": (
         lambda: fastwave.Vocoder(torch.nn.Linear(1, 1)),
-        "model must be one of WaveNet, ClariNetStudent, got Linear",
+        "model must be one of fastwave.models, got Linear",
     ),
     "device": (lambda: fastwave.Vocoder(make(), device="tpu"), "device must be 'cpu', got 'tpu'"),
     "dtype": (
@@ -126,6 +127,9 @@ WEIGHTS = pack_gated_stack(GatedStack(SPEC).weights(), SPEC)
 X, C = torch.zeros(2, 1, 10), torch.zeros(2, 3, 5)
 CENTRED = GatedStackSpec(**(arguments(SPEC) | dict(causal=False)))
 FLOW = GatedStackSpec(**(arguments(SPEC) | dict(in_channels=2, epilogue="affine")))
+LATE = GatedStackSpec(**(arguments(CENTRED) | dict(epilogue="affine")))
+LATE_WEIGHTS = pack_gated_stack(GatedStack(LATE).weights(), LATE)
+INTERPOLATED = GatedStackSpec(**(arguments(SPEC) | dict(cond_taps=3)))
 FLOW_WEIGHTS = pack_gated_stack(GatedStack(FLOW).weights(), FLOW)
 
 
@@ -184,7 +188,32 @@ OP_ERRORS = {
         stack(state=torch.zeros(SPEC.state_size, 2).T),
         "state must be contiguous, got strides (1, 2)",
     ),
-    "state-centred": (stack(spec=CENTRED, state=torch.zeros(2, 9)), "state must be None: a centred stack looks ahead"),
+    "no-state": (stack(spec=CENTRED, last=False), "state must be a tensor, to hold what is pending, got None"),
+    "pending": (
+        stack(spec=CENTRED, state=initial_state(CENTRED, 2), pending=4),
+        "pending must be between 0 and 3, got 4",
+    ),
+    "pending-causal": (stack(state=initial_state(SPEC, 2), pending=1), "pending must be between 0 and 0, got 1"),
+    "pending-c": (
+        stack(spec=CENTRED, state=initial_state(CENTRED, 2), pending=3),
+        f"c {contiguous('float32', '(2, 3, 7)')} float32 (2, 3, 5)",
+    ),
+    "late-y": (
+        stack(x=X, spec=LATE, weights=LATE_WEIGHTS, state=initial_state(LATE, 2)),
+        "y must be given where the output lies behind x, got None",
+    ),
+    "interpolation": (
+        stack(spec=INTERPOLATED, c=torch.zeros(2, 3, 7)),
+        f"interpolation {contiguous('float32', '(2, 10, 3)')} None",
+    ),
+    "interpolation-none": (
+        stack(interpolation=torch.zeros(2, 10, 1)),
+        "interpolation must be None where cond_taps is 1, got a tensor",
+    ),
+    "interpolation-reverse": (
+        stack(spec=INTERPOLATED, c=torch.zeros(2, 3, 7), interpolation=torch.zeros(2, 10, 3), reverse=True),
+        "interpolation must be None when running backwards, got a tensor",
+    ),
     "state-reverse": (
         stack(state=initial_state(SPEC, 2), reverse=True),
         "state must be None when running backwards, got a tensor",
@@ -194,6 +223,11 @@ OP_ERRORS = {
     "noise-channels": (sample(noise=torch.zeros(2, 3, 10)), f"noise {contiguous('float32', '(any, 1, any)')}"),
     "sampler-state": (sample(state=torch.zeros(2, 2)), "state must be a contiguous float32 tensor of shape"),
     "sampler-flow": (sample(spec=FLOW), "epilogue must be 'none' in a sampler, got a flow's"),
+    "sampler-separable": (
+        sample(spec=GatedStackSpec(**(arguments(SPEC) | dict(separable=True)))),
+        "separable must be False in a sampler, got True",
+    ),
+    "sampler-interpolated": (sample(spec=INTERPOLATED), "cond_taps must be 1 in a sampler, got 3"),
     "sampler-centred": (sample(spec=CENTRED), "causal must be True: a sampler cannot look ahead, got False"),
     "mixture": (
         sample(head=HeadSpec(distribution="mixture_of_logistics")),
@@ -238,12 +272,12 @@ def test_bindings_refuse_what_dlpack_cannot_share_in_one_line(change, got):
 
 
 @pytest.mark.parametrize("bad", ["x", 3, [1.0], object(), torch.zeros(1)])
-@pytest.mark.parametrize("name", ["x", "weights", "c", "g", "u", "y", "lengths", "state", "out"])
+@pytest.mark.parametrize("name", ["x", "weights", "c", "g", "u", "y", "interpolation", "lengths", "state", "out"])
 def test_bindings_survive_anything(name, bad):
-    tensors = dict.fromkeys(("x", "weights", "c", "g", "u", "y", "lengths", "state", "out"))
+    tensors = dict.fromkeys(("x", "weights", "c", "g", "u", "y", "interpolation", "lengths", "state", "out"))
     tensors |= {"x": X, "weights": WEIGHTS, "c": C, "out": torch.zeros(2, 2, 10)}
     with pytest.raises((TypeError, ValueError)):
-        _cpu.gated_stack(arguments(SPEC), **(tensors | {name: bad}), reverse=False, threads=1)
+        _cpu.gated_stack(arguments(SPEC), **(tensors | {name: bad}), reverse=False, pending=0, last=True, threads=1)
 
 
 @pytest.mark.parametrize(

@@ -145,6 +145,26 @@ def test_separable_is_a_dense_convolution():
     assert_same(gated_stack_ref(x, weights, spec, **named), expected)
 
 
+@pytest.mark.parametrize("repeat", [1, 4])
+@pytest.mark.parametrize("taps", [1, 3])
+def test_interpolated_conditioning(taps, repeat):
+    """Interpolating A_l c is interpolating c."""
+    spec, weights, x, named = make(dict(cond_repeat=repeat))
+    columns = torch.randn(2, spec.cond_channels, TIME // repeat + taps - 1, dtype=torch.float64)
+    interpolation = torch.randn(2, TIME, taps, dtype=torch.float64)
+    place = torch.arange(TIME)[:, None] // repeat + torch.arange(taps)
+    interpolated = dict(cond_repeat=repeat, cond_taps=taps)
+    result = gated_stack_ref(
+        x,
+        weights,
+        dataclasses.replace(spec, **interpolated),
+        **(named | {"c": columns}),
+        interpolation=interpolation,
+    )
+    named["c"] = (columns[:, :, place] * interpolation[:, None]).sum(3)
+    assert_same(result, gated_stack_ref(x, weights, dataclasses.replace(spec, cond_repeat=1), **named))
+
+
 @pytest.mark.parametrize("time", [TIME, TIME - 1, TIME - 3, 1])
 def test_repeated_and_projected_conditioning(time):
     spec, weights, x, named = make(dict(cond_repeat=4), time=time)
@@ -245,8 +265,9 @@ def test_state_joins_single_columns(shape):
 
 
 def test_state_needs_a_causal_stack():
-    with pytest.raises(ValueError, match="state needs a causal stack"):
-        initial_state(GatedStackSpec(**(BASE | CENTRED["centred"])), 1)
+    spec, weights, x, named = make(CENTRED["centred"])
+    with pytest.raises(ValueError, match="state must be None: the reference takes a centred stack"):
+        gated_stack_ref(x, weights, spec, state=initial_state(spec, 2, dtype=x.dtype), **named)
 
 
 # reverse and lengths -------------------------------------------------------------------------------------------------

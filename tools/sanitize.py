@@ -18,9 +18,12 @@ COMPILER = os.environ.get("CXX", "c++")
 
 # A few minutes: of gated_stack's shapes those with a path of their own, and no sizes of real models. The sanitizers'
 # operator new ends the process where there is no memory, so what else would follow cannot be tested.
-SHAPES = "tiny or lanes+1 or k5 or repeat-projected or no-skip or centred or inverse-output or coupling"
+SHAPES = (
+    "tiny or lanes+1 or k5 or repeat-projected or no-skip or centred or separable or interpolated or inverse-output"
+    " or coupling"
+)
 ADDRESS = (
-    f"(not test_gated_stack[ and not in_pieces_is or {SHAPES})"
+    f"(not test_gated_stack[ and not in_pieces or {SHAPES})"
     " and not full_size and not opcheck and not vocoder_error and not memory"
 )
 RUNS = {

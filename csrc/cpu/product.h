@@ -53,23 +53,40 @@ FASTWAVE_INLINE void add_segment(Tile<P, N>& acc, int64_t first_panel, int64_t c
     }
 }
 
+// What a column's sum starts from: a vector, and to it `taps` others behind one another, each times its weight: the
+// conditioning between two frames, say. frames[n]: the first of them, `stride` apart; weights[n]: how much of each.
+struct Init {
+    const float* const* base;
+    int64_t taps = 0, stride = 0;
+    const float* const* frames = nullptr;
+    const float* const* weights = nullptr;
+
+    [[gnu::always_inline]] Init(const float* const* columns) : base(columns) {}
+
+    [[gnu::always_inline]] vec operator()(int64_t column, int64_t at) const {
+        vec sum = load(base[column] + at);
+        for (int64_t k = 0; k < taps; ++k)
+            sum = fma(load(frames[column] + k * stride + at), splat(weights[column][k]), sum);
+        return sum;
+    }
+};
+
 // acc <- init; acc += W x, segment by segment, depth by depth: one order for every output, whatever the tile, so that
 // neither the chunking nor the batch can change a bit of it.
 template <class T, int P, int N, class Store>
-FASTWAVE_INLINE void tile(int64_t first_panel, int64_t column, const Segment* segments, int count,
-                          const float* const* init, const Store& store_tile) {
+FASTWAVE_INLINE void tile(int64_t first_panel, int64_t column, const Segment* segments, int count, const Init& init,
+                          const Store& store_tile) {
     Tile<P, N> acc;
     for (int n = 0; n < N; ++n)
         for (int p = 0; p < P; ++p)
-            for (int v = 0; v < vectors; ++v)
-                acc[n][p][v] = load(init[column + n] + (first_panel + p) * panel + v * width);
+            for (int v = 0; v < vectors; ++v) acc[n][p][v] = init(column + n, (first_panel + p) * panel + v * width);
     for (int s = 0; s < count; ++s) add_segment<T, P, N>(acc, first_panel, column, segments[s]);
     store_tile.template operator()<P, N>(first_panel, column, acc);
 }
 
 template <class T, int P, class Store>
-static void all_columns(int64_t first_panel, int64_t columns, const Segment* segments, int count,
-                        const float* const* init, const Store& store_tile) {
+static void all_columns(int64_t first_panel, int64_t columns, const Segment* segments, int count, const Init& init,
+                        const Store& store_tile) {
     constexpr int widest = P <= 2 || tile_columns < 4 ? tile_columns : 4;
     int64_t n = 0;
     for (; n + widest <= columns; n += widest) tile<T, P, widest>(first_panel, n, segments, count, init, store_tile);
@@ -90,7 +107,7 @@ struct Panels {
 // out = init + sum of segments, for some panels and `columns` columns; `store_tile` takes each finished tile of P
 // panels by N columns. Gate rows need pairs: filter and gate panels come in turn.
 template <class T, class Store>
-static void product(Panels panels, int64_t columns, const Segment* segments, int count, const float* const* init,
+static void product(Panels panels, int64_t columns, const Segment* segments, int count, const Init& init,
                     const Store& store_tile) {
     const int64_t end = panels.end;
     int64_t p = panels.first;

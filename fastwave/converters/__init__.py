@@ -12,14 +12,30 @@ from typing import Any
 
 from torch import nn
 
-from fastwave.converters import ksw0306_clarinet, lmnt_diffwave, nvidia_waveglow, r9y9_wavenet_vocoder
+from fastwave.converters import (
+    bogihsu_wg_wavenet,
+    kan_bayashi_parallel_wavegan,
+    ksw0306_clarinet,
+    ksw0306_flowavenet,
+    lmnt_diffwave,
+    nvidia_waveglow,
+    r9y9_wavenet_vocoder,
+)
 from fastwave.converters.live import Live
 from fastwave.converters.state_dict import read_hparams
 from fastwave.models import Model
 
 __all__ = ["SOURCES", "accelerate", "convert"]
 
-PEERS = (ksw0306_clarinet, lmnt_diffwave, nvidia_waveglow, r9y9_wavenet_vocoder)
+PEERS = (
+    bogihsu_wg_wavenet,
+    kan_bayashi_parallel_wavegan,
+    ksw0306_clarinet,
+    ksw0306_flowavenet,
+    lmnt_diffwave,
+    nvidia_waveglow,
+    r9y9_wavenet_vocoder,
+)
 SOURCES = {module.NAME: module for module in PEERS}
 
 PathOrTensors = str | os.PathLike | Mapping[str, Any]
@@ -34,17 +50,19 @@ def convert(
 
     Args:
         checkpoint: a file of torch.save or a .safetensors file, or a state dict; either may hold it under
-            ``state_dict``. Keys may begin with ``module.``; weight norm may be there in its old or its new form, or
-            folded. Where a model needs two: ``{"student": ..., "teacher": ...}``.
+            ``state_dict``, or where the source's own files do. Keys may begin with ``module.``; weight norm may be
+            there in its old or its new form, or folded. Where a model needs two files: ``{"student": ..., "teacher":
+            ...}``, ``{"generator": ..., "stats": ...}``.
         source: one of SOURCES, by the name of the repository.
-        hparams: the hyper-parameters in its own names: a JSON file or a dict. Sizes come from the tensors; what both
-            tell must agree.
+        hparams: the hyper-parameters in its own names: a JSON or YAML file, or a dict. Sizes come from the tensors;
+            what both tell must agree.
 
     Returns:
         The model in float32, in evaluation mode. Its MelSpec is the source's own front end.
 
     Raises:
         FileNotFoundError: no such file.
+        ModuleNotFoundError: a YAML or HDF5 file without the package that reads it.
         ValueError: keys are missing or unexpected; a tensor is not finite, not of floats or of another shape; hparams
             lack something or contradict the tensors; the file is damaged, or holds more than tensors and plain values.
     """

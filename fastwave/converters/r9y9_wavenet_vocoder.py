@@ -152,22 +152,22 @@ def upsampler_sizes(checkpoint: Checkpoint, hparams: Hparams, stages: Mapping[in
         upsampler="stretched",
         upsample_scales=scales,
         upsample_freq_kernel=freq_kernel,
-        upsample_slope=slope(params, list(stages)),
+        upsample_slope=slope(params, list(stages), "upsample_activation"),
         upsample_context=context,
         upsample_context_conv=context_conv,
     )
 
 
-def slope(params: Hparams, places: Sequence[int]) -> float:
-    """The slope of the activation behind each stage; the stages' places in up_layers tell whether there is one."""
-    activation = params.choose("upsample_activation", "none", SLOPES)
+def slope(params: Hparams, places: Sequence[int], name: str) -> float:
+    """The slope of the activation ``name`` behind each stage; their places in up_layers tell whether there is one."""
+    activation = params.choose(name, "none", SLOPES)
     spacing = 2 if activation == "none" else 3  # repetition, convolution, and the activation
     if list(places) != [1 + spacing * stage for stage in range(len(places))]:
         raise ValueError(
-            f"hparams upsample_activation must be the one that the tensors have room for, with convolutions at"
+            f"hparams {name} must be the one that the tensors have room for, with convolutions at"
             f" {', '.join(map(str, places))} of up_layers, got {activation}"
         )
-    return params.section("upsample_activation_params").get("negative_slope", SLOPES[activation])
+    return params.section(f"{name}_params").get("negative_slope", SLOPES[activation])
 
 
 def length(hparams: Hparams, name: str, milliseconds: str) -> int | None:

@@ -248,20 +248,40 @@ class Hparams:
 
 
 def read_hparams(source: str | os.PathLike | Mapping[str, Any] | None) -> Hparams:
-    """Hyper-parameters from a JSON file or a dict.
+    """Hyper-parameters from a JSON file, a YAML file (.yml, .yaml) or a dict.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: it is not a JSON object.
+        ModuleNotFoundError: a YAML file without PyYAML.
+        ValueError: it is not a JSON object, or a YAML mapping of plain values.
     """
     if source is None or isinstance(source, Mapping):
         return Hparams(source or {})
     if not Path(source).is_file():
         raise FileNotFoundError(f"no hparams at {source}")
-    try:
-        values = json.loads(Path(source).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{source} must be a JSON object: {error}") from None
+    if Path(source).suffix in (".yml", ".yaml"):
+        kind, values = "YAML mapping", _read_yaml(Path(source))
+    else:
+        kind, values = "JSON object", _read_json(Path(source))
     if not isinstance(values, dict):
-        raise ValueError(f"{source} must be a JSON object, got {type(values).__name__}")
+        raise ValueError(f"{source} must be a {kind}, got {type(values).__name__}")
     return Hparams(values)
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} must be a JSON object: {error}") from None
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        import yaml
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError("PyYAML is not installed; pip install 'fastwave[convert]' installs it") from None
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} must be a YAML mapping of plain values: {reason}") from None

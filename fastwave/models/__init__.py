@@ -1,10 +1,13 @@
 """The models: torch modules that train, and generate in plain PyTorch as the reference of the kernels."""
 
-from fastwave.models.base import Model, load
+from fastwave.models.base import Model, ParallelModel, load
 from fastwave.models.clarinet import ClariNetStudent, ClariNetStudentConfig
 from fastwave.models.diffwave import DiffWave, DiffWaveConfig
-from fastwave.models.waveglow import Denoiser, WaveGlow, WaveGlowConfig
+from fastwave.models.flowavenet import FloWaveNet, FloWaveNetConfig
+from fastwave.models.parallel_wavegan import ParallelWaveGAN, ParallelWaveGANConfig
+from fastwave.models.waveglow import Denoiser, TransposedUpsampler, WaveGlow, WaveGlowConfig
 from fastwave.models.wavenet import WaveNet, WaveNetConfig
+from fastwave.models.wg_wavenet import WGWaveNet, WGWaveNetConfig
 
 __all__ = [
     "ClariNetStudent",
@@ -12,7 +15,15 @@ __all__ = [
     "Denoiser",
     "DiffWave",
     "DiffWaveConfig",
+    "FloWaveNet",
+    "FloWaveNetConfig",
     "Model",
+    "ParallelModel",
+    "ParallelWaveGAN",
+    "ParallelWaveGANConfig",
+    "TransposedUpsampler",
+    "WGWaveNet",
+    "WGWaveNetConfig",
     "WaveGlow",
     "WaveGlowConfig",
     "WaveNet",

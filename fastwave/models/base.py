@@ -86,6 +86,16 @@ class Model(nn.Module):
         return self.upsampler.spec.context
 
     @property
+    def condition_rate(self) -> int:
+        """Conditioning columns to a frame of mel."""
+        return self.upsampler.spec.columns_per_frame
+
+    @property
+    def condition_channels(self) -> int:
+        """Channels of the conditioning."""
+        return self.config.mel.n_mels
+
+    @property
     def noise_rate(self) -> int:
         """Columns of noise to a frame of mel."""
         return self.config.mel.hop_length

@@ -82,13 +82,13 @@ class GlowVocoder(ParallelModel):
     def noise_rate(self) -> int:
         return self.config.mel.hop_length // self.config.group
 
-    def columns(self, conditioning: Tensor) -> Tensor:
+    def stage_condition(self, conditioning: Tensor) -> Tensor:
         """What the stacks read of the conditioning."""
         raise NotImplementedError
 
     def stages(self) -> list[Stage]:
         return [
-            Stage(stack=coupling, group=self.config.group, condition=self.columns)
+            Stage(stack=coupling, group=self.config.group, condition=self.stage_condition)
             for coupling in reversed(self.flow.couplings)
         ]
 
@@ -98,16 +98,16 @@ class GlowVocoder(ParallelModel):
     def forward(self, wave: Tensor, mel: Tensor) -> tuple[Tensor, Tensor]:
         """wave (batch, frames * hop_length), mel (batch, n_mels, frames) -> z (batch, group, columns), and
         log |det dz/dwave|, (batch,)."""
-        z, log_sigmas, logdets = self.transform(wave, self.condition(mel))
+        z, log_sigmas, logdets = self.transform(wave, self.upsampler(mel))
         return z, sum(log_sigma.sum((1, 2)) for log_sigma in log_sigmas) + sum(logdets)
 
     def transform(self, wave: Tensor, conditioning: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """z, and each flow's log sigma and log-determinant of W (fastwave.flows.Glow)."""
-        return self.flow(squeeze(wave[:, None], self.config.group), self.columns(conditioning))
+        return self.flow(squeeze(wave[:, None], self.config.group), self.stage_condition(conditioning))
 
     def inverse(self, z: Tensor, mel: Tensor) -> Tensor:
         """The wave whose ``forward`` is z."""
-        return self.synthesize(z, self.reference_run(self.condition(mel)))[:, 0]
+        return self.synthesize(z, self.reference_run(self.upsampler(mel)))[:, 0]
 
     def loss(self, wave: Tensor, mel: Tensor) -> Tensor:
         """Negative log-likelihood in nats per sample, without its constant."""

@@ -81,7 +81,7 @@ class WaveGlow(GlowVocoder):
         mel = config.mel
         super().__init__(config, TransposedUpsampler(mel.n_mels, config.upsample_kernel, mel.hop_length))
 
-    def columns(self, conditioning: Tensor) -> Tensor:
+    def stage_condition(self, conditioning: Tensor) -> Tensor:
         return squeeze(conditioning, self.config.group)
 
 

@@ -48,6 +48,9 @@ class GatedStackSpec:
         cond_channels: channels of c that A_l reads; 0 without c, or where c comes projected.
         cond_projected: c is (batch, L 2G, time): it holds A_l c already.
         cond_repeat: samples that each column of c stands for.
+        cond_taps: columns of c, an odd number, that the conditioning of a sample is interpolated from: the one that it
+            stands at and its neighbours. A linear upsampler that treats all channels alike commutes with A_l: so A_l c
+            is made at c's own rate, which is most of the work saved.
         separable: W_l is a depthwise convolution, then a 1x1 product (SqueezeWave, 2001.05685, section 3.2).
         head_channels, head_relu: outputs of each head layer, and whether a ReLU goes before it.
         epilogue: "none"; "affine": y exp(log_sigma) + mu; "inverse": (y - mu) exp(-log_sigma).
@@ -72,6 +75,7 @@ class GatedStackSpec:
     cond_channels: int = 0
     cond_projected: bool = False
     cond_repeat: int = 1
+    cond_taps: int = 1
     separable: bool = False
     head_channels: Sequence[int]
     head_relu: Sequence[bool]
@@ -84,7 +88,15 @@ class GatedStackSpec:
         object.__setattr__(self, "dilations", tuple(self.dilations))
         object.__setattr__(self, "head_channels", tuple(self.head_channels))
         object.__setattr__(self, "head_relu", tuple(self.head_relu))
-        for name in ("in_channels", "front_width", "residual_channels", "gate_channels", "kernel_size", "cond_repeat"):
+        for name in (
+            "in_channels",
+            "front_width",
+            "residual_channels",
+            "gate_channels",
+            "kernel_size",
+            "cond_repeat",
+            "cond_taps",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("skip_channels", "cond_channels"):
@@ -102,6 +114,8 @@ class GatedStackSpec:
             raise ValueError(f"kernel_size of a centred stack must be odd, got {self.kernel_size}")
         if self.cond_projected and self.cond_channels:
             raise ValueError(f"cond_channels must be 0 where c comes projected, got {self.cond_channels}")
+        if self.cond_taps % 2 == 0 or (self.cond_taps > 1 and not self.cond_channels):
+            raise ValueError(f"cond_taps must be odd, and 1 without cond_channels, got {self.cond_taps}")
         for name, allowed in (
             ("epilogue", ("none", "affine", "inverse")),
             ("epilogue_order", ("mu", "log_sigma")),
@@ -125,9 +139,10 @@ class GatedStackSpec:
         return self.head_channels[-1] // (1 if self.epilogue == "none" else 2)
 
     @property
-    def streams(self) -> bool:
-        """Whether the stack can carry state: it looks at no later sample."""
-        return self.causal and self.front_causal
+    def look_ahead(self) -> int:
+        """Later columns of x that a column of the output depends on."""
+        front = 0 if self.front_causal else self.front_width // 2
+        return front + (0 if self.causal else (self.kernel_size - 1) * sum(self.dilations) // 2)
 
     @property
     def front_history(self) -> int:
@@ -141,13 +156,15 @@ class GatedStackSpec:
 
     @property
     def state_size(self) -> int:
-        """Floats of state per row: the front's history, each layer's, and a delayed epilogue's last mu and log_sigma.
+        """Floats of state per row.
 
-        Each history is time-major, (columns, channels), oldest first.
+        The front's history; each layer's; the skip sums of a centred stack that some layers have added to and others
+        have not; a delayed epilogue's last mu and log_sigma. All are time-major, (columns, channels), oldest first.
         """
-        layers = sum((self.kernel_size - 1) * d for d in self.dilations) * self.residual_channels
-        pending = self.head_channels[-1] if self.delay == "output" else 0
-        return self.front_history * self.in_channels + layers + pending
+        reach = [(self.kernel_size - 1) * d for d in self.dilations]
+        skip = 0 if self.causal else sum(reach[1:]) // 2 * self.skip_channels
+        last = self.head_channels[-1] if self.delay == "output" else 0
+        return self.front_history * self.in_channels + sum(reach) * self.residual_channels + skip + last
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -175,8 +192,6 @@ class GatedStackWeights:
 
 def initial_state(spec: GatedStackSpec, batch: int, **factory) -> Tensor:
     """State before the first sample, (batch, state_size): zeros; a delayed epilogue starts at exp(-inf) x + 0 = 0."""
-    if not spec.streams:
-        raise ValueError("state needs a causal stack: a centred one looks ahead")
     state = torch.zeros(batch, spec.state_size, **factory)
     if spec.delay == "output":
         half = spec.out_channels
@@ -236,6 +251,7 @@ def gated_stack_ref(
     g: Tensor | None = None,
     u: Tensor | None = None,
     y: Tensor | None = None,
+    interpolation: Tensor | None = None,
     lengths: Tensor | None = None,
     reverse: bool = False,
     state: Tensor | None = None,
@@ -244,20 +260,24 @@ def gated_stack_ref(
 
     Args:
         x: (batch, in_channels, time).
-        c: (batch, cond_channels, ceil(time / cond_repeat)), or (batch, L 2G, ...) where it comes projected.
+        c: (batch, cond_channels, ceil(time / cond_repeat) + cond_taps - 1), with cond_taps // 2 columns on either side;
+            or (batch, L 2G, ...) where it comes projected.
         g: (batch, L, 2G), a vector per row and layer (global conditioning).
         u: (batch, L, R), added to the convolution's input but not to the residual, nor to the padding.
         y: (batch, out_channels, time), what the epilogue transforms; x where absent.
+        interpolation: (batch, time, cond_taps), how much of each column of c goes into a sample's, where cond_taps > 1.
         lengths: (batch,) int64, valid columns of each row; no padding leaks, and the output is 0 after them. A row's
             state is that after its last valid column.
         reverse: run each row backwards in time (its valid columns reversed, the output put back in order).
-        state: (batch, spec.state_size), carried from call to call and updated in place. Every call but the last takes
-            a multiple of cond_repeat columns.
+        state: (batch, spec.state_size) of a causal stack, carried from call to call and updated in place. Every call
+            but the last takes a multiple of cond_repeat columns.
 
     Returns:
         (batch, out_channels, time).
     """
     batch, _, time = x.shape
+    if state is not None and spec.look_ahead:
+        raise ValueError("state must be None: the reference takes a centred stack's columns all at once")
     if lengths is not None and state is not None:  # a row's state is that after its own last column
         out = x.new_zeros(batch, spec.out_channels, time)
         for row, n in enumerate(lengths.tolist()):
@@ -292,8 +312,12 @@ def gated_stack_ref(
             projected = c[:, layer * rows : (layer + 1) * rows]
         else:
             projected = torch.bmm(matrix(weights.cond[layer]).expand(batch, -1, -1), c)
-        if spec.cond_repeat > 1:
-            projected = projected.repeat_interleave(spec.cond_repeat, -1)[..., :time]
+        taps = projected.unfold(2, projected.shape[2] - spec.cond_taps + 1, 1).unbind(2)
+        taps = [tap.repeat_interleave(spec.cond_repeat, -1)[..., :time] for tap in taps]
+        if interpolation is None:
+            (projected,) = taps
+        else:
+            projected = sum(w[:, None] * tap for w, tap in zip(interpolation.unbind(2), taps, strict=True))
         return reversed_(projected) if reverse else projected
 
     y = x if y is None else y
@@ -378,58 +402,79 @@ def gated_stack(
     g: Tensor | None = None,
     u: Tensor | None = None,
     y: Tensor | None = None,
+    interpolation: Tensor | None = None,
     lengths: Tensor | None = None,
     reverse: bool = False,
     state: Tensor | None = None,
+    pending: int = 0,
+    last: bool = True,
     threads: int = 1,
 ) -> Tensor:
     """The op on the kernels; float32 tensors, and arguments as in gated_stack_ref, but for these.
 
+    A stack that looks ahead may carry state too. It then makes, of ``pending`` columns that earlier calls took and did
+    not make and of the ``time`` new ones of x, all but the last ``look_ahead``; and those too in the last call. What
+    belongs to columns, other than x, begins with the pending ones: c, y, interpolation, lengths. A row that has ended
+    goes on with the others until what is pending of it is made.
+
     Args:
         weights: one flat tensor of spec.dtype, from fastwave.pack.pack_gated_stack.
+        pending: columns that are pending: as many as all earlier calls took, at most spec.look_ahead.
+        last: whether no more columns will come.
         threads: rows of the batch run on up to so many threads.
 
     Raises:
         ValueError: a tensor of another shape, dtype, device or layout; the message names it.
     """
-    require_all_cpu({"x": x, "weights": weights}, c=c, g=g, u=u, y=y, lengths=lengths, state=state)
+    tensors = {"c": c, "g": g, "u": u, "y": y, "interpolation": interpolation, "lengths": lengths, "state": state}
+    require_all_cpu({"x": x, "weights": weights}, **tensors)
     return torch.ops.fastwave.gated_stack(
-        x, weights, c, g, u, y, lengths, state, reverse=reverse, threads=threads, **arguments(spec)
+        x, weights, *tensors.values(), reverse=reverse, pending=pending, last=last, threads=threads, **arguments(spec)
     )
 
 
-def _gated_stack(x, weights, c, g, u, y, lengths, state, *, reverse, threads, **spec):
-    out = _empty_output(x, spec)
-    tensors = {"c": c, "g": g, "u": u, "y": y, "lengths": lengths, "state": contiguous_state(state)}
+def _gated_stack(x, weights, c, g, u, y, interpolation, lengths, state, *, reverse, pending, last, threads, **spec):
+    out = _empty_output(x, pending, last, spec)
+    tensors = {"c": c, "g": g, "u": u, "y": y, "interpolation": interpolation, "lengths": lengths}
+    tensors["state"] = contiguous_state(state)
     _cpu.gated_stack(
         spec,
         x=capsule(x),
         weights=capsule(weights),
         out=capsule(out),
         reverse=reverse,
+        pending=pending,
+        last=last,
         threads=threads,
         **{name: capsule(tensor) for name, tensor in tensors.items()},
     )
     return out
 
 
-def _fake_gated_stack(x, weights, c, g, u, y, lengths, state, *, reverse, threads, **spec):
-    return _empty_output(x, spec)
+def _fake_gated_stack(
+    x, weights, c, g, u, y, interpolation, lengths, state, *, reverse, pending, last, threads, **spec
+):
+    return _empty_output(x, pending, last, spec)
 
 
 define(
     "gated_stack",
-    "(Tensor x, Tensor weights, Tensor? c, Tensor? g, Tensor? u, Tensor? y, Tensor? lengths, Tensor(a!)? state, *,"
-    f" bool reverse, int threads, {argument_schema(GatedStackSpec)}) -> Tensor",
+    "(Tensor x, Tensor weights, Tensor? c, Tensor? g, Tensor? u, Tensor? y, Tensor? interpolation,"
+    " Tensor? lengths, Tensor(a!)? state, *, bool reverse, int pending, bool last, int threads,"
+    f" {argument_schema(GatedStackSpec)}) -> Tensor",
     cpu=_gated_stack,
     fake=_fake_gated_stack,
 )
 
 
-def _empty_output(x: Tensor, spec: dict) -> Tensor:
+def _empty_output(x: Tensor, pending: int, last: bool, spec: dict) -> Tensor:
     if x.dim() != 3:
         raise ValueError(f"x must be (batch, {spec['in_channels']}, time), got {tuple(x.shape)}")
-    return x.new_empty(x.shape[0], GatedStackSpec(**spec).out_channels, x.shape[2])
+    spec = GatedStackSpec(**spec)
+    if not 0 <= pending <= spec.look_ahead:
+        raise ValueError(f"pending must be between 0 and {spec.look_ahead}, got {pending}")
+    columns = max(0, pending + x.shape[2] - (0 if last else spec.look_ahead))
+    return x.new_empty(x.shape[0], spec.out_channels, columns)
 
 
 def contiguous_state(state: Tensor | None) -> Tensor | None:

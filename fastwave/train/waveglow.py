@@ -12,7 +12,7 @@ from fastwave.train.loop import Training
 
 __all__ = ["CONFIG", "WaveGlow"]
 
-CONFIG = WaveGlowConfig(mel=MelSpec.preset("fastwave"))
+CONFIG = WaveGlowConfig(mel=MelSpec.preset("NVIDIA/waveglow"))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

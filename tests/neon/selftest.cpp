@@ -357,7 +357,8 @@ Floats run_stack(const StackShape& s, const Floats& packed, const Inputs& in, in
     p.u = in.u.empty() ? nullptr : in.u.data();
     p.state = state;
     p.out = out.data();
-    p.time = p.length = in.time;
+    p.time = p.out_time = p.length = in.time;
+    p.last = true;
     p.cond_time = in.cond_time;
     p.workspace = space.data();
     Helpers helpers(threads);
@@ -528,7 +529,7 @@ StackShape plain() {
     s.residual_scale = std::sqrt(0.5f);
     s.conditioning = Conditioning::raw;
     s.cond_channels = 7;
-    s.cond_repeat = 1;
+    s.cond_repeat = s.cond_taps = 1;
     s.epilogue = Epilogue::none;
     s.delay = Delay::none;
     return s;

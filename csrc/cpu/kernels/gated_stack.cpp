@@ -2,8 +2,12 @@
 // each layer keeps its input's last (k - 1) d columns in a ring, so that activations stay in the caches and nothing is
 // computed twice. Inside, time is the slow axis: a column's channels are contiguous.
 //
-// A centred layer needs (k - 1) d / 2 columns to come, so it runs that far behind the layer before it: layer l makes
-// columns [start - lag(l), start - lag(l) + chunk). Columns outside [0, length) are zeros to every layer.
+// A centred layer needs (k - 1) d / 2 columns to come, so it runs that far behind the layer before it: after columns
+// [start, start + chunk) of x, a stage that stands `lag` columns behind makes [start - lag, start - lag + chunk).
+// Columns before the utterance and from `length` on are zeros to every layer.
+//
+// Time 0 is the first column of this call. What earlier calls read and could not make yet, columns [-pending, 0), comes
+// out of the state: the input, each layer's last (k - 1) d columns, and the skip sums that are not whole.
 #include <string.h>
 
 #include "cpu/stack.h"
@@ -33,29 +37,32 @@ struct Ring {
 // `zeros`, `z_words`, the ring `cond` and the rings v hold what products read, in words of T.
 template <class T>
 struct Buffers {
-    float *zeros, *window, *bias, *column, *cond_column, *projected, *z, *z_words, *head_a, *head_b, *parameters;
+    float *zeros, *window, *bias, *column, *cond_column, *projected, *depthwise, *z, *z_words, *head_a, *head_b;
+    float* parameters;
     Ring skip, cond;
-    float* rings;  // per layer: h, then v, which is h + u rounded
-    int64_t lag_front, lag_total;
+    float* rings;      // per layer: h, then v, which is h + u, rounded where a product reads it
+    int64_t v_stride;  // of a ring v: floats where a depthwise convolution reads it
 
     Buffers(Arena& arena, const StackShape& s) {
         const int64_t rows = s.gate_rows();
-        lag_front = s.front_causal ? 0 : s.front_width / 2;
-        lag_total = lag_front + (s.causal ? 0 : s.reach() / 2);
-        zeros = arena.take(T::column_words(s.residual));
+        const int64_t behind = s.look_ahead();
+        v_stride = s.separable ? padded(s.residual) : T::column_words(s.residual);
+        zeros = arena.take(v_stride > rows ? v_stride : rows);
         column = arena.take(max_team * padded(s.residual));
         cond_column = arena.take(s.cond_channels);
         window = arena.take((chunk + s.front_width) * s.in_channels);
         bias = arena.take(s.layers * rows);
-        const int64_t cond_columns = s.conditioning == Conditioning::none ? 0 : (chunk + lag_total) / s.cond_repeat + 3;
+        const int64_t cond_columns =
+            s.conditioning == Conditioning::none ? 0 : (chunk + behind) / s.cond_repeat + s.cond_taps + 2;
         const int64_t cond_words = T::column_words(s.cond_channels);
         cond = {arena.take(s.conditioning == Conditioning::raw ? cond_columns * cond_words : 0), cond_columns,
                 cond_words};
-        projected =
-            arena.take(s.conditioning == Conditioning::none ? 0 : (chunk / s.cond_repeat + 2 + max_team) * rows);
+        projected = arena.take(
+            s.conditioning == Conditioning::none ? 0 : (chunk / s.cond_repeat + 2 + max_team * s.cond_taps) * rows);
+        depthwise = arena.take(s.separable ? chunk * (padded(s.residual) + T::column_words(s.residual)) : 0);
         z = arena.take(chunk * padded(s.gate));
         z_words = arena.take(T::same_as_float ? 0 : chunk * T::column_words(s.gate));
-        skip = {arena.take(s.skip ? (chunk + lag_total) * padded(s.skip) : 0), chunk + lag_total, padded(s.skip)};
+        skip = {arena.take(s.skip ? (chunk + behind) * padded(s.skip) : 0), chunk + behind, padded(s.skip)};
         head_a = arena.take(chunk * s.widest_head());
         head_b = arena.take(chunk * s.widest_head());
         parameters = arena.take(s.parameters());
@@ -68,14 +75,14 @@ struct Buffers {
     }
     Ring v(const StackShape& s, int64_t layer) const {
         float* data = ring(s, layer) + capacity(s, layer) * padded(s.residual);
-        return {data, capacity(s, layer), T::column_words(s.residual)};
+        return {data, capacity(s, layer), v_stride};
     }
 
 private:
     static int64_t capacity(const StackShape& s, int64_t layer) {
         return chunk + (layer < s.layers ? s.reach(layer) : 0);
     }
-    static int64_t ring_stride(const StackShape& s) { return padded(s.residual) + T::column_words(s.residual); }
+    int64_t ring_stride(const StackShape& s) const { return padded(s.residual) + v_stride; }
     float* ring(const StackShape& s, int64_t layer) const {
         float* data = rings;
         for (int64_t l = 0; l < layer; ++l) data += padded(capacity(s, l) * ring_stride(s));
@@ -94,16 +101,22 @@ struct Stack {
     const StackShape& s;
     const Buffers<T>& buffers;
     // Where v is not h, a causal stack needs of h only the chunk at hand: one buffer, updated in place.
-    const bool apart = p.u || !T::same_as_float;
+    const bool apart = p.u || !(T::same_as_float || s.separable);
+    // Before this column there are zeros. A state that holds all it can has them in itself.
+    const int64_t begin = p.state && p.pending == s.look_ahead() ? -(int64_t{1} << 62) : -p.pending;
+    const int64_t margin = s.cond_taps / 2;  // columns of c on either side of the one that a column stands at
 
     // Column t of the running time, forwards or backwards, as it stands in memory.
     int64_t place(int64_t t) const { return p.reverse ? p.length - 1 - t : t; }
 
     // The conditioning column that column t of the running time reads, numbered so that it never falls as t rises.
     int64_t cond_key(int64_t t) const {
-        return p.reverse ? (p.length - 1) / s.cond_repeat - (p.length - 1 - t) / s.cond_repeat : t / s.cond_repeat;
+        if (p.reverse) return (p.length - 1) / s.cond_repeat - (p.length - 1 - t) / s.cond_repeat;
+        return t >= 0 ? t / s.cond_repeat : -((s.cond_repeat - 1 - t) / s.cond_repeat);
     }
-    int64_t cond_place(int64_t key) const { return p.reverse ? (p.length - 1) / s.cond_repeat - key : key; }
+    int64_t cond_place(int64_t key) const {
+        return p.reverse ? (p.length - 1) / s.cond_repeat - key : key - cond_key(-p.pending) + margin;
+    }
 
     void run();
 
@@ -113,9 +126,14 @@ private:
     void front(const StackWeights& w, int64_t first, int64_t n, const Ring& h);
     void layer(const LayerWeights& w, int64_t index, Columns columns, const Ring* h, const Ring* v);
     void round(int64_t index, Columns columns, const Ring* h, const Ring* v);
+    void hold(float* to, const float* from) const;
+    const float* depthwise(const LayerWeights& w, const float* const* taps, int64_t place);
     void head(StackWeights heads, int64_t first, int64_t n, const Ring& last);
     void write(int64_t first, int64_t n, const float* parameters, int64_t stride);
-    void save(const Ring* v);
+    void restore(const Ring* h, const Ring* v);
+    void save(const Ring* h, const Ring* v);
+    template <class Past, class Present, class Skip>
+    float* walk_state(float* at, int64_t now, const Past& past, const Present& present, const Skip& skip);
 };
 
 // Bias plus the row's own vectors g, per layer, in panel order.
@@ -128,11 +146,11 @@ void Stack<T>::load_bias(StackWeights weights) {
     }
 }
 
-// Transposes the raw conditioning columns with keys below cond_key(to - 1) + 1 into their ring.
+// Transposes the raw conditioning columns with keys below cond_key(to - 1) + 1 + margin into their ring.
 template <class T>
 int64_t Stack<T>::load_conditioning(int64_t from, int64_t to) {
-    if (s.conditioning != Conditioning::raw || to <= 0) return from;
-    const int64_t end = cond_key(to - 1) + 1;
+    if (s.conditioning != Conditioning::raw) return from;
+    const int64_t end = cond_key(to - 1) + 1 + margin;
     memset(buffers.cond_column, 0, padded(s.cond_channels) * sizeof(float));
     for (int64_t key = from; key < end; ++key) {
         const float* source = p.c + cond_place(key);
@@ -146,13 +164,14 @@ template <class T>
 void Stack<T>::front(const StackWeights& w, int64_t first, int64_t n, const Ring& h) {
     // window: inputs [first - left, first + n + right) time-major; a column's taps are contiguous in it
     const int64_t in = s.in_channels, delay = s.delay == Delay::input;
-    const int64_t left = s.front_width - 1 - buffers.lag_front, history = s.front_history();
+    const int64_t left = s.front_width - 1 - s.lag_front(), history = s.front_history();
     const int64_t width = n + s.front_width - 1;
     for (int64_t i = 0; i < width; ++i) {
         const int64_t t = first - left - delay + i;
         float* to = buffers.window + i * in;
         for (int64_t ch = 0; ch < in; ++ch)
-            to[ch] = t >= 0                     ? (t < p.length ? p.x[ch * p.time + place(t)] : 0.f)
+            to[ch] = t >= p.length              ? 0.f
+                     : t >= 0                   ? p.x[ch * p.time + place(t)]
                      : p.state && t >= -history ? p.state[(t + history) * in + ch]
                                                 : 0.f;
     }
@@ -164,6 +183,15 @@ void Stack<T>::front(const StackWeights& w, int64_t first, int64_t n, const Ring
     h.columns(out, first, n);
     const Segment segment = {w.front, in * s.front_width, x};
     product<Float32>({0, padded(s.residual) / panel}, n, &segment, 1, init, StorePlain{out, s.front_relu});
+}
+
+// A column as a ring v holds it.
+template <class T>
+void Stack<T>::hold(float* to, const float* from) const {
+    if (s.separable)
+        memcpy(to, from, padded(s.residual) * sizeof(float));
+    else
+        T::round(to, from, s.residual);
 }
 
 // What layer `index` convolves: h + u, rounded.
@@ -180,8 +208,22 @@ void Stack<T>::round(int64_t index, Columns columns, const Ring* h, const Ring* 
             for (int64_t i = 0; i < s.residual; ++i) sum[i] = from[t][i] + p.u[index * s.residual + i];
             from[t] = sum;
         }
-        T::round(to[t], from[t], s.residual);
+        hold(to[t], from[t]);
     }
+}
+
+// The depthwise convolution of one column, oldest tap first, rounded; `place` is where it stands in the chunk.
+template <class T>
+const float* Stack<T>::depthwise(const LayerWeights& w, const float* const* taps, int64_t place) {
+    const int64_t channels = padded(s.residual);
+    float* sum = buffers.depthwise + place * (channels + T::column_words(s.residual));
+    for (int64_t at = 0; at < channels; at += width) {
+        vec value = load(w.depthwise + at);
+        for (int64_t j = 0; j < s.kernel_size; ++j)
+            value = fma(load(w.depthwise + (1 + j) * channels + at), load(taps[j] + at), value);
+        store(sum + at, value);
+    }
+    return as_words<T>(sum + channels, sum, s.residual);
 }
 
 // Layer `index` for some columns: reads its own rings, writes into the next layer's.
@@ -189,34 +231,46 @@ template <class T>
 void Stack<T>::layer(const LayerWeights& w, int64_t index, Columns columns, const Ring* h, const Ring* v) {
     const int64_t first = columns.first, n = columns.n;
     const int64_t rows = s.gate_rows(), d = s.dilations[index], k = s.kernel_size;
-    const int64_t left = s.causal ? s.reach(index) : s.reach(index) / 2;
-    const bool has_past = s.causal;  // columns before 0 are in the ring: zeros, or the state's
+    const int64_t left = s.reach(index) - s.lag(index);
 
     const float* init[chunk];
-    const float* cond[chunk];
+    const float* cond[chunk + max_taps];
     Segment segments[max_taps + 1];
     int count = 0;
     const float* bias = buffers.bias + index * rows;
     for (int64_t i = 0; i < n; ++i) init[i] = bias;
-    if (s.conditioning == Conditioning::raw && s.cond_repeat == 1) {
+    Init start = init;
+    const float *frames[chunk], *weights[chunk];
+    if (s.conditioning == Conditioning::raw && s.cond_repeat == 1 && !margin) {
         buffers.cond.columns(cond, first, n);
         segments[count++] = {w.cond, s.cond_channels, cond};
     } else if (s.conditioning != Conditioning::none) {
-        const int64_t key = cond_key(first), keys = cond_key(first + n - 1) - key + 1;
+        const int64_t key = cond_key(first) - margin, keys = cond_key(first + n - 1) + margin - key + 1;
         // two threads may want one column of c: each makes its own
-        const int64_t place = key - cond_key(first - columns.offset) + columns.part;
-        float* projected[chunk];
+        const int64_t place = key + margin - cond_key(first - columns.offset) + columns.part * s.cond_taps;
+        float* projected[chunk + max_taps];
         for (int64_t i = 0; i < keys; ++i) projected[i] = buffers.projected + (place + i) * rows;
         if (s.conditioning == Conditioning::raw) {
-            for (int64_t i = 0; i < keys; ++i) cond[i] = buffers.cond.at(key + i);
+            const float* from[chunk + max_taps];
+            for (int64_t i = 0; i < keys; ++i) {
+                cond[i] = buffers.cond.at(key + i);
+                from[i] = margin ? buffers.zeros : bias;
+            }
             const Segment segment = {w.cond, s.cond_channels, cond};
-            product<T>({0, rows / panel}, keys, &segment, 1, init, StorePlain{projected, false});
+            product<T>({0, rows / panel}, keys, &segment, 1, from, StorePlain{projected, false});
         } else {
             const float* source = p.c + index * 2 * s.gate * p.cond_time;
             for (int64_t i = 0; i < keys; ++i)
                 add_gate_rows(projected[i], bias, source + cond_place(key + i), s.gate, p.cond_time);
         }
-        for (int64_t i = 0; i < n; ++i) init[i] = projected[cond_key(first + i) - key];
+        for (int64_t i = 0; i < n; ++i) {
+            frames[i] = projected[cond_key(first + i) - margin - key];
+            if (!margin) init[i] = frames[i];
+        }
+        if (margin) {
+            for (int64_t i = 0; i < n; ++i) weights[i] = p.interpolation + (first + i + p.pending) * s.cond_taps;
+            start.taps = s.cond_taps, start.stride = rows, start.frames = frames, start.weights = weights;
+        }
     }
 
     const float* taps[max_taps][chunk];
@@ -224,12 +278,22 @@ void Stack<T>::layer(const LayerWeights& w, int64_t index, Columns columns, cons
         const int64_t t = first - left + j * d;
         v[index].columns(taps[j], t, n);
         for (int64_t i = 0; i < n; ++i)
-            if (t + i >= p.length || (t + i < 0 && !has_past)) taps[j][i] = buffers.zeros;
-        segments[count++] = {w.taps + j * matrix_words(T::dtype, rows, s.residual), s.residual, taps[j]};
+            if (t + i >= p.length || t + i < begin) taps[j][i] = buffers.zeros;
+        if (!s.separable)
+            segments[count++] = {w.taps + j * matrix_words(T::dtype, rows, s.residual), s.residual, taps[j]};
+    }
+    const float* filtered[chunk];
+    if (s.separable) {
+        for (int64_t i = 0; i < n; ++i) {
+            const float* column[max_taps];
+            for (int64_t j = 0; j < k; ++j) column[j] = taps[j][i];
+            filtered[i] = depthwise(w, column, columns.offset + i);
+        }
+        segments[count++] = {w.taps, s.residual, filtered};
     }
     float* z[chunk];
     for (int64_t i = 0; i < n; ++i) z[i] = buffers.z + (columns.offset + i) * padded(s.gate);
-    product<T>({0, rows / panel}, n, segments, count, init, StoreGated{z});
+    product<T>({0, rows / panel}, n, segments, count, start, StoreGated{z});
 
     const float* h_now[chunk];
     float* h_next[chunk];
@@ -277,14 +341,14 @@ void Stack<T>::write(int64_t first, int64_t n, const float* parameters, int64_t 
     for (int64_t i = 0; i < n; ++i) {
         const float* column = parameters + i * stride;
         if (late) column = i == 0 ? buffers.parameters : column - stride;
-        const int64_t at = place(first + i);
+        const int64_t at = place(first + i) + p.pending;
         for (int64_t ch = 0; ch < channels; ++ch) {
-            float* out = p.out + ch * p.time + at;
+            float* out = p.out + ch * p.out_time + at;
             if (s.epilogue == Epilogue::none) {
                 *out = column[ch];
             } else {
                 const float mu = column[s.mu_first ? ch : channels + ch];
-                const float log_sigma = column[s.mu_first ? channels + ch : ch], in = y[ch * p.time + at];
+                const float log_sigma = column[s.mu_first ? channels + ch : ch], in = y[ch * p.out_time + at];
                 *out = s.epilogue == Epilogue::affine ? in * __builtin_expf(log_sigma) + mu
                                                       : (in - mu) * __builtin_expf(-log_sigma);
             }
@@ -296,7 +360,7 @@ void Stack<T>::write(int64_t first, int64_t n, const float* parameters, int64_t 
 template <class T>
 void Stack<T>::run() {
     StackWeights weights(p.weights, s);
-    memset(buffers.zeros, 0, T::column_words(s.residual) * sizeof(float));
+    memset(buffers.zeros, 0, (buffers.v_stride > s.gate_rows() ? buffers.v_stride : s.gate_rows()) * sizeof(float));
     load_bias(weights);
 
     Ring h[max_layers + 1], v[max_layers + 1];
@@ -308,18 +372,80 @@ void Stack<T>::run() {
     for (int64_t l = 0; l < s.layers; ++l) layers[l] = weights.layer(s, l);
     const StackWeights heads = weights;
 
-    // The columns before the first: the state's, or zeros.
-    float* saved = p.state ? p.state + s.front_history() * s.in_channels : nullptr;
-    memset(buffers.column, 0, max_team * padded(s.residual) * sizeof(float));
-    if (s.causal)
-        for (int64_t l = 0; l < s.layers; ++l) {
-            const int64_t reach = s.reach(l);
-            for (int64_t t = -reach; t < 0; ++t) {
-                if (saved) memcpy(buffers.column, saved + (t + reach) * s.residual, s.residual * sizeof(float));
-                T::round(v[l].at(t), buffers.column, s.residual);
-            }
-            if (saved) saved += reach * s.residual;
+    restore(h, v);
+
+    int64_t cond_loaded = cond_key(-p.pending) - margin;
+    const int64_t behind = s.look_ahead();
+    for (int64_t start = 0; start < (p.last ? p.length + behind : p.time); start += chunk) {
+        if (p.poll && p.poll(p.poll_context)) return;
+        // columns [first, first + n) of a stage that runs `lag` columns behind the input
+        auto span = [&](int64_t lag, int64_t& first) {
+            const int64_t done = lag < p.pending ? -lag : -p.pending;
+            first = start - lag > done ? start - lag : done;
+            int64_t end = start + chunk - lag;
+            if (!p.last && end > p.time - lag) end = p.time - lag;
+            return (end < p.length ? end : p.length) - first;
+        };
+        int64_t first, lag = s.lag_front(), n = span(lag, first);
+        if (n > 0) {
+            front(weights, first, n, h[0]);
+            round(0, {first, n, 0, 0}, h, v);
         }
+        const int64_t ready = start + chunk - lag;
+        cond_loaded = load_conditioning(cond_loaded, ready < p.length ? ready : p.length);
+        for (int64_t l = 0; l < s.layers; ++l) {
+            lag += s.lag(l);
+            n = span(lag, first);
+            if (n > 0)
+                split(p.team, [&](int64_t i, int64_t parts) {
+                    const int64_t from = n * i / parts, to = n * (i + 1) / parts;
+                    if (from < to) layer(layers[l], l, {first + from, to - from, from, i}, h, v);
+                });
+        }
+        if (n > 0) head(heads, first, n, h[s.layers]);
+    }
+
+    const int64_t made = p.pending + p.length > 0 ? p.pending + p.length : 0;
+    for (int64_t ch = 0; ch < s.out_channels() && made < p.out_time; ++ch)
+        memset(p.out + ch * p.out_time + made, 0, (p.out_time - made) * sizeof(float));
+    if (p.state) save(h, v);
+}
+
+// Every column that the state holds of layers and of the skip sum, where `now` columns of x have been read. A layer has
+// made its output up to now - lag: of what lies before it needs v, and from there on h, which makes v.
+template <class T>
+template <class Past, class Present, class Skip>
+float* Stack<T>::walk_state(float* at, int64_t now, const Past& past, const Present& present, const Skip& skip) {
+    int64_t lag = s.lag_front();
+    for (int64_t l = 0; l < s.layers; ++l) {
+        int64_t t = now - lag - s.reach(l);
+        lag += s.lag(l);
+        for (; t < now - lag; ++t, at += s.residual) past(at, l, t);
+        for (; t < now - lag + s.lag(l); ++t, at += s.residual) present(at, l, t);
+    }
+    if (s.skip)
+        for (int64_t t = now - lag; t < now - lag + s.pending_skip(); ++t, at += s.skip) skip(at, t);
+    return at;
+}
+
+// The columns before the first.
+template <class T>
+void Stack<T>::restore(const Ring* h, const Ring* v) {
+    memset(buffers.column, 0, max_team * padded(s.residual) * sizeof(float));
+    float* saved = p.state ? p.state + s.front_history() * s.in_channels : nullptr;
+    if (saved)
+        saved = walk_state(
+            saved, 0,
+            [&](const float* column, int64_t l, int64_t t) {
+                memcpy(buffers.column, column, s.residual * sizeof(float));
+                hold(v[l].at(t), buffers.column);
+            },
+            [&](const float* column, int64_t l, int64_t t) {
+                memset(h[l].at(t), 0, padded(s.residual) * sizeof(float));
+                memcpy(h[l].at(t), column, s.residual * sizeof(float));
+                round(l, {t, 1, 0, 0}, h, v);
+            },
+            [&](const float* column, int64_t t) { memcpy(buffers.skip.at(t), column, s.skip * sizeof(float)); });
     if (s.delay == Delay::output) {
         if (saved) {
             memcpy(buffers.parameters, saved, s.parameters() * sizeof(float));
@@ -331,51 +457,34 @@ void Stack<T>::run() {
             }
         }
     }
-
-    int64_t cond_loaded = 0;
-    for (int64_t start = 0; start < p.length + buffers.lag_total; start += chunk) {
-        if (p.poll && p.poll(p.poll_context)) return;
-        // columns [first, first + n) of a stage that runs `lag` columns behind the input
-        auto span = [&](int64_t lag, int64_t& first) {
-            first = start - lag > 0 ? start - lag : 0;
-            const int64_t end = start - lag + chunk < p.length ? start - lag + chunk : p.length;
-            return end - first;
-        };
-        int64_t first, lag = buffers.lag_front, n = span(lag, first);
-        if (n > 0) {
-            front(weights, first, n, h[0]);
-            round(0, {first, n, 0, 0}, h, v);
-            cond_loaded = load_conditioning(cond_loaded, first + n);
-        }
-        for (int64_t l = 0; l < s.layers; ++l) {
-            if (!s.causal) lag += s.reach(l) / 2;
-            n = span(lag, first);
-            if (n > 0)
-                split(p.team, [&](int64_t i, int64_t parts) {
-                    const int64_t from = n * i / parts, to = n * (i + 1) / parts;
-                    if (from < to) layer(layers[l], l, {first + from, to - from, from, i}, h, v);
-                });
-        }
-        if (n > 0) head(heads, first, n, h[s.layers]);
-    }
-
-    for (int64_t ch = 0; ch < s.out_channels() && p.length < p.time; ++ch)
-        memset(p.out + ch * p.time + p.length, 0, (p.time - p.length) * sizeof(float));
-    if (p.state) save(v);
 }
 
-// The last columns of everything that the next call's first columns read.
+// The last columns of everything that the next call's first columns read. A row's state is that after its last valid
+// column; but a stack that looks ahead goes on, with zeros, since there is more to make.
 template <class T>
-void Stack<T>::save(const Ring* v) {
-    const int64_t in = s.in_channels, history = s.front_history();
-    if (p.length < history) memmove(p.state, p.state + p.length * in, (history - p.length) * in * sizeof(float));
-    for (int64_t t = p.length > history ? p.length - history : 0; t < p.length; ++t)
-        for (int64_t ch = 0; ch < in; ++ch) p.state[(t - p.length + history) * in + ch] = p.x[ch * p.time + place(t)];
-    float* to = p.state + history * in;
-    for (int64_t l = 0; l < s.layers; ++l)
-        for (int64_t t = p.length - s.reach(l); t < p.length; ++t, to += s.residual)
-            T::widen(to, v[l].at(t), s.residual);
-    if (s.delay == Delay::output) memcpy(to, buffers.parameters, s.parameters() * sizeof(float));
+void Stack<T>::save(const Ring* h, const Ring* v) {
+    const int64_t in = s.in_channels, history = s.front_history(), now = s.look_ahead() == 0 ? p.length : p.time;
+    if (now < history) memmove(p.state, p.state + now * in, (history - now) * in * sizeof(float));
+    for (int64_t t = now > history ? now - history : 0; t < now; ++t)
+        for (int64_t ch = 0; ch < in; ++ch)
+            p.state[(t - now + history) * in + ch] = t < p.length ? p.x[ch * p.time + place(t)] : 0.f;
+    auto copy = [&](float* column, int64_t t, const float* from, int64_t channels) {
+        if (t >= begin && t < p.length)
+            memcpy(column, from, channels * sizeof(float));
+        else
+            memset(column, 0, channels * sizeof(float));
+    };
+    float* end = walk_state(
+        p.state + history * in, now,
+        [&](float* column, int64_t l, int64_t t) {
+            if (s.separable || t < begin || t >= p.length)
+                copy(column, t, v[l].at(t), s.residual);
+            else
+                T::widen(column, v[l].at(t), s.residual);
+        },
+        [&](float* column, int64_t l, int64_t t) { copy(column, t, h[l].at(t), s.residual); },
+        [&](float* column, int64_t t) { copy(column, t, buffers.skip.at(t), s.skip); });
+    if (s.delay == Delay::output) memcpy(end, buffers.parameters, s.parameters() * sizeof(float));
 }
 
 }  // namespace
