@@ -45,8 +45,8 @@ int64_t integer(const py::dict& spec, const char* name, int64_t least, int64_t m
 
 Integers integers(const py::dict& spec, const char* name, int64_t least, int64_t most_entries) {
     Integers values = list(spec, name);
-    const std::string size = "a list of 1 to " + std::to_string(most_entries) + " integers";
-    if (values.empty() || static_cast<int64_t>(values.size()) > most_entries)
+    const std::string size = "a list of at most " + std::to_string(most_entries) + " integers";
+    if (static_cast<int64_t>(values.size()) > most_entries)
         fail(name, size.c_str(), static_cast<long long>(values.size()));
     for (int64_t value : values)
         if (value < least || value > largest) fail(name, "a list of positive integers", value);
@@ -103,12 +103,13 @@ struct Shape : StackShape {
         delay = choice<Delay>(spec, "delay", {"none", "input", "output"});
         if (!front_causal && front_width % 2 == 0) fail("front_width", "odd in a centred front", front_width);
         if (!causal && kernel_size % 2 == 0) fail("kernel_size", "odd in a centred stack", kernel_size);
-        if (epilogue != Epilogue::none && head_list.back() % 2)
-            fail("head_channels", "even at its end for a flow", head_list.back());
         if (delay == Delay::output && epilogue == Epilogue::none) fail("delay", "'none' or 'input'", "output");
+        if (layers == 0 && skip > 0) fail("skip_channels", "0 in a stack without layers", skip);
         dilations = dilation_list.data();
         head_channels = head_list.data();
         head_relu = relu_list.data();
+        if (epilogue != Epilogue::none && parameters() % 2)
+            fail("head_channels", "even at its end for a flow", parameters());
     }
     Shape(const Shape&) = delete;
 };
@@ -247,6 +248,8 @@ void wavenet_sample(const py::dict& spec, const py::dict& head, py::object noise
     if (shape.delay != Delay::none)
         fail("delay", "'none': the sampler's stack reads x up to t - 1 by itself", "another");
     if (shape.separable) fail("separable", "False in a sampler", "True");
+    if (shape.layers == 0) fail("dilations", "one or more in a sampler", "none");
+    if (shape.heads == 0) fail("head_channels", "one or more in a sampler", "none");
     if (shape.cond_taps != 1) fail("cond_taps", "1 in a sampler", shape.cond_taps);
     const Tensor noise = take(noise_, "noise"), weights = take(weights_, "weights"), c = take(c_, "c"),
                  g = take(g_, "g"), table = take(table_, "table"), forced = take(forced_, "forced"),
@@ -343,6 +346,7 @@ void upsample(const py::dict& spec, py::object mel_, py::object weights_, py::ob
     params.slope = number(spec, "slope");
     params.context = integer(spec, "context", 0, 1 << 16);
     params.context_conv = boolean(spec, "context_conv");
+    params.causal = boolean(spec, "causal");
     int64_t rate = 1, size = 0;
     for (int64_t scale : scales) {
         if (scale < 1 || scale > (1 << 16)) fail("scales", "a list of positive integers", scale);

@@ -66,21 +66,23 @@ struct StackShape {
     [[gnu::always_inline]] int64_t product_rows(int64_t layer) const {
         return (has_residual(layer) ? padded(residual) : 0) + padded(skip);
     }
-    [[gnu::always_inline]] int64_t parameters() const { return head_channels[heads - 1]; }
+    [[gnu::always_inline]] int64_t body_channels() const { return skip ? skip : residual; }  // what the head reads
+    [[gnu::always_inline]] int64_t parameters() const { return heads ? head_channels[heads - 1] : body_channels(); }
     [[gnu::always_inline]] int64_t out_channels() const { return parameters() / (epilogue == Epilogue::none ? 1 : 2); }
     // Columns that a centred stage stands behind the input when it has made its latest one.
     [[gnu::always_inline]] int64_t lag_front() const { return front_causal ? 0 : front_width / 2; }
     [[gnu::always_inline]] int64_t lag(int64_t layer) const { return causal ? 0 : reach(layer) / 2; }
-    [[gnu::always_inline]] int64_t look_ahead() const { return lag_front() + (causal ? 0 : reach() / 2); }
+    [[gnu::always_inline]] int64_t lag() const { return causal ? 0 : reach() / 2; }
+    [[gnu::always_inline]] int64_t look_ahead() const { return lag_front() + lag(); }
     // Columns of the skip sum that some layers have added to and others have not.
-    [[gnu::always_inline]] int64_t pending_skip() const { return look_ahead() - lag_front() - lag(0); }
+    [[gnu::always_inline]] int64_t pending_skip() const { return skip ? lag() - lag(0) : 0; }
     [[gnu::always_inline]] int64_t front_history() const { return front_width - 1 + (delay == Delay::input); }
     [[gnu::always_inline]] int64_t state_size() const {
         return front_history() * in_channels + reach() * residual + pending_skip() * skip +
                (delay == Delay::output ? parameters() : 0);
     }
     [[gnu::always_inline]] int64_t widest_head() const {
-        int64_t widest = padded(skip ? skip : residual);
+        int64_t widest = padded(body_channels());
         for (int64_t i = 0; i < heads; ++i)
             if (padded(head_channels[i]) > widest) widest = padded(head_channels[i]);
         return widest;
@@ -132,7 +134,7 @@ private:
 static inline int64_t packed_size(const StackShape& s) {
     StackWeights w(nullptr, s);
     for (int64_t i = 0; i < s.layers; ++i) w.layer(s, i);
-    int64_t depth = s.skip ? s.skip : s.residual;
+    int64_t depth = s.body_channels();
     for (int64_t i = 0; i < s.heads; ++i) {
         w.head(s.head_channels[i], depth);
         depth = s.head_channels[i];
@@ -186,7 +188,7 @@ struct UpsampleParams {
     const int64_t* scales;
     float slope;
     int64_t context;
-    bool context_conv;
+    bool context_conv, causal;
     const float* weights;  // per stage: bias (1), phases (K, 3, s); then context (n_mels, n_mels, 2 context + 1)
     const float* mel;      // (n_mels, frames), one row of a batch
     float* out;            // (n_mels, out_frames * prod(scales))

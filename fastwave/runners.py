@@ -1,7 +1,8 @@
-"""What runs a model on the kernels, block by block: its conditioning, and its stacks.
+"""What runs a model's stacks on the kernels, block by block.
 
-A runner's ``start`` gives a function that takes the blocks of one batch of utterances in turn, their noise and
-conditioning, and returns the samples that they add; a model that looks ahead adds them late.
+A runner's ``start`` gives a function that takes the blocks of one batch of utterances in turn, their noise and what the
+runner's ``conditioner`` makes of their mels, and returns the samples that they add; a model that looks ahead adds them
+late.
 """
 
 from __future__ import annotations
@@ -10,16 +11,16 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastwave import models
+from fastwave.conditioners import FrameConditioner, commutes, make_conditioner
 from fastwave.ops.gated_stack import gated_stack, initial_state
-from fastwave.ops.upsample import upsample
 from fastwave.ops.wavenet_sample import initial_sampler_state, wavenet_sample
-from fastwave.pack import pack_gated_stack, pack_upsample
+from fastwave.pack import pack_gated_stack
 from fastwave.threads import choose_threads
 
-__all__ = ["Autoregressive", "Conditioner", "Parallel", "TorchConditioner"]
+__all__ = ["Autoregressive", "Parallel"]
 
 
 class Autoregressive:
@@ -29,6 +30,7 @@ class Autoregressive:
 
     def __init__(self, model: models.WaveNet, dtype: str):
         self.model, self.head = model, model.config.head_spec()
+        self.conditioner = make_conditioner(model)
         self.spec = dataclasses.replace(model.stack.spec, dtype=dtype)
         self.weights = pack_gated_stack(model.stack.weights(), self.spec)
         softmax = model.config.distribution == "softmax"
@@ -41,8 +43,10 @@ class Autoregressive:
         state = initial_sampler_state(self.spec, batch, self.model.first_input().detach())
         g, at = self.model.global_vectors(speaker), 0
 
-        def run(noise: Tensor, c: Tensor, lengths: Tensor | None, temperature: float, last: bool) -> Tensor:
+        def run(noise: Tensor, c: Sequence[Tensor], lengths: Tensor | None, temperature: float, last: bool) -> Tensor:
             nonlocal at
+            if noise.shape[2] == 0:
+                return noise[:, 0]
             start, at = at, at + noise.shape[2]
             samples, _ = wavenet_sample(
                 noise,
@@ -50,7 +54,7 @@ class Autoregressive:
                 self.spec,
                 self.head,
                 state=state,
-                c=c,
+                c=c[0],
                 g=g,
                 table=self.table,
                 temperature=temperature,
@@ -68,6 +72,12 @@ class Parallel:
     def __init__(self, model: models.ParallelModel, dtype: str):
         self.model, self.stages = model, model.stages()
         self.specs = [dataclasses.replace(stage.stack.spec, dtype=dtype) for stage in self.stages]
+        if commutes(model, self.stages):
+            self.conditioner = FrameConditioner(model)
+            frame = dict(cond_repeat=model.config.mel.hop_length, cond_taps=self.conditioner.taps)
+            self.specs = [dataclasses.replace(spec, **frame) for spec in self.specs]
+        else:
+            self.conditioner = make_conditioner(model)
         packed = {}
         for stage, spec in zip(self.stages, self.specs, strict=True):
             if stage.stack not in packed:
@@ -84,22 +94,25 @@ class Parallel:
     def start(self, batch: int, threads: int | None, speaker: Tensor | None) -> Callable[..., Tensor]:
         if speaker is not None:
             raise ValueError("speaker must be None: this model has no global conditioning")
-        columns = _Columns()
-        lanes = [_Lane(self, i, batch, threads, columns) for i in range(len(self.stages))]
+        conditioning = [_Columns() for _ in self.conditioner.rates]
+        lanes = [_Lane(self, i, batch, threads, conditioning) for i in range(len(self.stages))]
 
-        def run(noise: Tensor, c: Tensor, lengths: Tensor | None, temperature: float, last: bool) -> Tensor:
-            columns.append(c)
+        def run(noise: Tensor, c: Sequence[Tensor], lengths: Tensor | None, temperature: float, last: bool) -> Tensor:
+            for columns, new in zip(conditioning if c else (), c, strict=True):
+                columns.append(new)
             wave = self.model.synthesize(
                 noise * temperature, lambda i, x, *others, y=None: lanes[i].run(x, others, y, lengths, last)
             )[:, 0]
-            columns.forget(min(lane.needs for lane in lanes))
+            sample = min(lane.first * lane.stage.group for lane in lanes)
+            for columns, rate in zip(conditioning, self.conditioner.rates, strict=True):
+                columns.forget(sample * rate // self.model.config.mel.hop_length - self.conditioner.margin)
             return wave
 
         return run
 
 
 class _Columns:
-    """The conditioning columns of an utterance that some stage still has to read."""
+    """What some stage still has to read of the columns of an utterance; around the utterance there are zeros."""
 
     def __init__(self) -> None:
         self.first, self.columns = 0, None
@@ -108,10 +121,17 @@ class _Columns:
         self.columns = columns if self.columns is None else torch.cat([self.columns, columns], 2)
 
     def forget(self, before: int) -> None:
+        """Columns before this one will not be read any more."""
+        before = max(self.first, before)
         self.columns, self.first = self.columns[..., before - self.first :], before
 
-    def __getitem__(self, columns: slice) -> Tensor:
-        return self.columns[..., columns.start - self.first : columns.stop - self.first]
+    def window(self, start: int, end: int) -> Tensor:
+        """Columns [start, end)."""
+        start, end, columns = start - self.first, end - self.first, self.columns.shape[2]
+        inside = self.columns[..., max(0, start) : end]
+        return (
+            nn.functional.pad(inside, (max(0, -start), max(0, end - columns))) if start < 0 or end > columns else inside
+        )
 
 
 class _Lane:
@@ -120,41 +140,43 @@ class _Lane:
     A stage that looks ahead makes its output later than it takes x. What belongs to x waits here so long.
     """
 
-    def __init__(self, runner: Parallel, i: int, batch: int, threads: int | None, columns: _Columns):
-        self.stage, self.spec, self.weights, self.columns = (
-            runner.stages[i],
-            runner.specs[i],
-            runner.weights[i],
-            columns,
-        )
+    def __init__(self, runner: Parallel, i: int, batch: int, threads: int | None, conditioning: list[_Columns]):
+        self.stage, self.spec, self.weights = runner.stages[i], runner.specs[i], runner.weights[i]
+        self.conditioning = conditioning
         self.threads = choose_threads(threads, batch, self.spec, sampling=False)
         self.state = initial_state(self.spec, batch) if runner.streams else None
         self.taken, self.waiting, self.held = 0, None, None
-        config = runner.model.config.mel
-        # conditioning columns to one of the stage's
-        self.rate = self.spec.cond_repeat * self.stage.group * runner.model.condition_rate // config.hop_length
+        # columns that the conditioner makes to one that the stage reads
+        hop_length = runner.model.config.mel.hop_length
+        self.rate = self.spec.cond_repeat * self.stage.group * runner.conditioner.rates[0] // hop_length
         after = runner.specs[i + 1].cond_repeat if i + 1 < len(runner.specs) else 1
         self.grain = after if self.spec.look_ahead % after else 1  # the next stage's columns of c must not be cut
 
     @property
-    def needs(self) -> int:
-        """The first conditioning column that the stage has still to read."""
-        return max(0, self.taken - self.spec.look_ahead) // self.spec.cond_repeat * self.rate
+    def first(self) -> int:
+        """The first column that the stage has not made."""
+        return max(0, self.taken - self.spec.look_ahead)
 
     def run(
         self, x: Tensor, others: Sequence[Tensor], y: Tensor | None, lengths: Tensor | None, last: bool
     ) -> tuple[Tensor, ...]:
         """See fastwave.models.base.Run."""
-        stage, spec, repeat = self.stage, self.spec, self.spec.cond_repeat
-        pending, first = min(self.taken, spec.look_ahead), max(0, self.taken - spec.look_ahead)
+        stage, spec, first = self.stage, self.spec, self.first
+        pending = self.taken - first
         self.taken += x.shape[2]
         end = self.taken
         made = max(first, end if last else end - spec.look_ahead) - first
         (*aligned,) = self._wait([x, *others] if y is None else [x, *others, y], made)
         y = None if y is None else aligned.pop()
-        c = None
+        c = interpolation = None
         if stage.condition is not None:
-            c = stage.condition(self.columns[first // repeat * self.rate : -(-end // repeat) * self.rate])
+            start, stop = (
+                first // spec.cond_repeat - spec.cond_taps // 2,
+                -(-end // spec.cond_repeat) + spec.cond_taps // 2,
+            )
+            c = stage.condition(self.conditioning[0].window(start * self.rate, stop * self.rate))
+        if spec.cond_taps > 1:
+            interpolation = self.conditioning[1].window(first, end).transpose(1, 2)
         if lengths is not None:
             lengths = (lengths // stage.group - first).clamp(0, end - first)
         out = gated_stack(
@@ -164,6 +186,7 @@ class _Lane:
             c=c,
             u=None if stage.u is None else stage.u.expand(len(x), -1, -1),
             y=y,
+            interpolation=interpolation,
             lengths=lengths,
             reverse=stage.reverse,
             state=self.state,
@@ -192,47 +215,3 @@ class _Lane:
         ready = columns if last else columns // self.grain * self.grain
         self.held = [tensor[..., ready:] for tensor in tensors]
         return tuple(tensor[..., :ready] for tensor in tensors)
-
-
-class Conditioner:
-    """Turns mel frames into conditioning columns as they come, with the bits that the whole mel would give."""
-
-    grid = 1  # frames that it takes at a time
-
-    def __init__(self, model: models.Model):
-        self.spec = model.upsampler.spec
-        self.weights = pack_upsample(model.upsampler.weights())
-        self.ahead = self.spec.reach  # frames after a frame that its columns depend on
-
-    def columns(self, mel: Tensor, first: int, end: int, start: int, threads: int) -> Tensor:
-        """Columns of frames [start, end) from mel, whose frame 0 is frame ``first`` of the utterance.
-
-        ``mel`` holds the frames within reach, as far as the utterance has any; its edges are the utterance's where it
-        has no more. Context that the upsampler eats is replicated there.
-        """
-        context = self.spec.context
-        if context:
-            mel = torch.nn.functional.pad(mel, (context, context), "replicate")
-        return upsample(mel, self.weights, self.spec, skip=start - first, frames=end - start, threads=threads)
-
-
-class TorchConditioner:
-    """The same for a model whose ``condition`` is torch's alone.
-
-    There the bits of a column may depend on how many are made at once, so it is always the same number of frames, but
-    at the end of an utterance.
-    """
-
-    grid = 8
-
-    def __init__(self, model: models.Model):
-        self.model, self.ahead = model, model.condition_reach
-
-    def columns(self, mel: Tensor, first: int, end: int, start: int, threads: int) -> Tensor:
-        rate, parts = self.model.condition_rate, []
-        for at in range(start, end, self.grid):
-            stop = min(at + self.grid, end)
-            left = max(first, at - self.ahead)
-            columns = self.model.condition(mel[..., left - first : stop + self.ahead - first])
-            parts.append(columns[..., (at - left) * rate : (stop - left) * rate])
-        return torch.cat(parts, 2)

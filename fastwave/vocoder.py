@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastwave import audio, models, noise
 from fastwave.ops.rounding import DTYPES
-from fastwave.runners import Autoregressive, Conditioner, Parallel, TorchConditioner
+from fastwave.runners import Autoregressive, Parallel
 from fastwave.threads import check_threads
 
 __all__ = ["Vocoder", "load", "voices"]
@@ -68,8 +68,8 @@ class Vocoder:
         self.model, self.threads = copy.deepcopy(model).float().eval(), check_threads(threads)
         self.config, self.mel_spec = model.config, model.config.mel
         runner = Autoregressive if isinstance(model, models.WaveNet) else Parallel
-        conditioner = Conditioner if hasattr(model, "upsampler") else TorchConditioner
-        self._runner, self._conditioner = runner(self.model, dtype), conditioner(self.model)
+        self._runner = runner(self.model, dtype)
+        self._conditioner = self._runner.conditioner
 
     @property
     def sample_rate(self) -> int:
@@ -130,8 +130,8 @@ class Vocoder:
         step = BLOCK_FRAMES if self.streams else frames
         for first in range(0, frames, step):
             end = min(first + step, frames)
-            ahead, behind = self._conditioner.ahead, max(0, first - self._conditioner.ahead)
-            chunk = stream.run(mel[..., behind : end + ahead], behind, end, last=end == frames)
+            behind = max(0, first - self._conditioner.behind)
+            chunk = stream.run(mel[..., behind : end + self._conditioner.ahead], behind, end, last=end == frames)
             out[:, at : at + chunk.shape[1]] = chunk
             at += chunk.shape[1]
         return out
@@ -172,7 +172,7 @@ class Vocoder:
                 wave = stream.run(buffer, first, ready, last=False)
                 if wave.shape[1]:
                     yield wave
-                passed = max(0, ready - ahead - first)
+                passed = max(0, ready - self._conditioner.behind - first)
                 buffer, first = buffer[..., passed:].clone(), first + passed
         if stream is not None:
             wave = stream.run(buffer, first, first + buffer.shape[2], last=True)
@@ -209,15 +209,14 @@ class _Stream:
         v, start, rate = self.vocoder, self.at, self.vocoder.model.noise_rate
         mel = mel.float()
         columns = v._conditioner.columns
-        if self.frames is None:
-            c = columns(mel, first, end, start, self.threads)
-        else:  # the upsampler must see each row's own end
-            per_frame = v.model.condition_rate
-            c = torch.zeros(len(mel), v.model.condition_channels, (end - start) * per_frame)
+        c = columns(mel, first, end, start, self.threads) if end > start else []
+        if self.frames is not None and c:  # the upsampler must see each row's own end
+            c = [torch.zeros_like(tensor, memory_format=torch.contiguous_format) for tensor in c]
             for row, frames in enumerate(self.frames.tolist()):
                 if frames > start:
-                    own, stop = mel[row : row + 1, :, : frames - first], min(end, frames)
-                    c[row, :, : (stop - start) * per_frame] = columns(own, first, stop, start, 1)[0]
+                    own = columns(mel[row : row + 1, :, : frames - first], first, min(end, frames), start, 1)
+                    for tensor, part in zip(c, own, strict=True):
+                        tensor[row, :, : part.shape[2]] = part[0]
         if self.noise is None:
             z = noise.draw(v.model.noise_kinds, self.seed, len(mel), start * rate, (end - start) * rate)
         else:

@@ -81,9 +81,9 @@ def make_stack(seed: int, sampler: bool) -> tuple[GatedStackSpec, dict | None, t
         outputs, in_channels = last, last if distribution == "softmax" and r.random() < 0.5 else 1
     epilogue = "none" if sampler or outputs % 2 else r.choice(("none", "affine", "inverse"))
     delay = "none" if sampler else r.choice(("none", "input", "none" if epilogue == "none" else "output"))
-    conditioning = r.choice(("none", "raw", "projected"))
     kernel_size, front_width = r.choice((1, 2, 3, 5)), r.randint(1, 6)
-    heads = r.randint(0, 2)
+    heads, layers = r.randint(0, 2), r.randint(1 if sampler else 0, 5)
+    conditioning = r.choice(("none", "raw", "projected")) if layers else "none"
     spec = GatedStackSpec(
         in_channels=in_channels,
         front_width=front_width,
@@ -91,9 +91,9 @@ def make_stack(seed: int, sampler: bool) -> tuple[GatedStackSpec, dict | None, t
         front_relu=r.random() < 0.5,
         residual_channels=r.choice(CHANNELS),
         gate_channels=r.choice(CHANNELS),
-        skip_channels=r.choice((0, *CHANNELS)),
+        skip_channels=r.choice((0, *CHANNELS)) if layers else 0,
         kernel_size=kernel_size,
-        dilations=[r.choice((1, 2, 3, 7, 8, 9, 16)) for _ in range(r.randint(1, 5))],
+        dilations=[r.choice((1, 2, 3, 7, 8, 9, 16)) for _ in range(layers)],
         causal=sampler or kernel_size % 2 == 0 or r.random() < 0.8,
         residual_scale=r.choice((1.0, math.sqrt(0.5))),
         cond_channels=r.choice(CHANNELS) if conditioning == "raw" else 0,
@@ -177,6 +177,7 @@ def valid_upsample(r: random.Random, binding: bool, batch: int, threads: int) ->
         slope=r.choice((0.4, 1.0)),
         context=r.randint(0, 2),
         context_conv=r.random() < 0.5,
+        causal=r.random() < 0.3,
     )
     size = sum(1 + spec.freq_kernel * 3 * s for s in spec.scales)
     size += spec.n_mels**2 * (2 * spec.context + 1) * spec.context_conv

@@ -1,4 +1,4 @@
-"""Goldens: what public implementations computed with small random weights, and those weights as the ops take them.
+"""Goldens: what public implementations computed with small random weights.
 
 Each file of tests/data holds a peer's state dict (``sd.``), inputs (``in.``) and float32 outputs (``out.``); its
 metadata holds the hyper-parameters, the commit, and how far the same code in float64 moved each output: what rounding
@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from fastwave.ops.gated_stack import GatedStackSpec, GatedStackWeights, gated_stack, gated_stack_ref
+from fastwave.ops.gated_stack import gated_stack, gated_stack_ref
 from fastwave.ops.upsample import upsample, upsample_ref
 from fastwave.pack import pack_gated_stack, pack_upsample
 
@@ -70,7 +70,7 @@ def recipe(key, shape):
 
 
 class Golden:
-    """One file: ``g["in.x"]``, ``g["sd.key"]`` in ``dtype``; ``g.weight(key)`` and ``g.bias(key)`` of a convolution."""
+    """One file: ``g["in.x"]``, ``g["sd.key"]`` in ``dtype``."""
 
     def __init__(self, name, dtype=torch.float64):
         with safe_open(DATA / f"{name}.safetensors", "pt") as file:
@@ -103,20 +103,6 @@ class Golden:
         draws = [d.reshape(len(d), -1, d.shape[2] if d.ndim == 3 else 1) for d in draws]
         return torch.cat(draws, 2).permute(1, 2, 0).contiguous()
 
-    def weight(self, key):
-        """A convolution's weight, its weight norm folded (dim 0)."""
-        if f"sd.{key}.weight" in self.tensors:
-            return self.tensors[f"sd.{key}.weight"]
-        g, v = self.tensors[f"sd.{key}.weight_g"], self.tensors[f"sd.{key}.weight_v"]
-        return v * (g / v.flatten(1).norm(dim=1).view_as(g))
-
-    def bias(self, key):
-        return self.tensors[f"sd.{key}.bias"]
-
-    def matrix(self, key):
-        """The weight of a 1x1 convolution, (out, in)."""
-        return self.weight(key).flatten(1)
-
     def check(self, result, name):
         """``result`` is the peer's output: within 1.5 times its own rounding in float64, 10 times in float32.
 
@@ -129,43 +115,3 @@ class Golden:
         rounding = self.rounding.get(name, 1e-6 * expected.abs().max().item())
         bound = rounding * (1.5 if self.dtype == torch.float64 else 10)
         assert error <= bound, f"{self.name} {name}: off by {error:.1e}, bound {bound:.1e}"
-
-
-def waveglow_coupling(golden, flow, **shape):
-    """The WN of one of WaveGlow's affine couplings: the head's first half is mu, its second log sigma."""
-    config = golden.hparams["WN_config"]
-    layers, channels = config["n_layers"], config["n_channels"]
-    prefix = f"WN.{flow}."
-    cond = golden.matrix(prefix + "cond_layer").chunk(layers)
-    cond_bias = golden.bias(prefix + "cond_layer").chunk(layers)
-    products = [golden.matrix(f"{prefix}res_skip_layers.{i}") for i in range(layers)]
-    product_biases = [golden.bias(f"{prefix}res_skip_layers.{i}") for i in range(layers)]
-    start, end = golden.weight(prefix + "start"), golden.matrix(prefix + "end")
-    weights = GatedStackWeights(
-        front=start,
-        front_bias=golden.bias(prefix + "start"),
-        conv=[golden.weight(f"{prefix}in_layers.{i}") for i in range(layers)],
-        conv_bias=[golden.bias(f"{prefix}in_layers.{i}") + cond_bias[i] for i in range(layers)],
-        cond=cond,
-        residual=[product[:channels] for product in products[:-1]],
-        residual_bias=[bias[:channels] for bias in product_biases[:-1]],
-        skip=[product[-channels:] for product in products],  # the last layer has nothing else
-        skip_bias=[bias[-channels:] for bias in product_biases],
-        head=[end],
-        head_bias=[golden.bias(prefix + "end")],
-    )
-    spec = GatedStackSpec(
-        in_channels=start.shape[1],
-        residual_channels=channels,
-        gate_channels=channels,
-        skip_channels=channels,
-        kernel_size=config["kernel_size"],
-        dilations=[2**i for i in range(layers)],
-        causal=False,
-        residual_scale=1.0,
-        cond_channels=cond[0].shape[1],
-        head_channels=[len(end)],
-        head_relu=[False],
-        **shape,
-    )
-    return spec, weights

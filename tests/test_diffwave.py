@@ -237,7 +237,7 @@ def test_saved_and_loaded(tmp_path):
         (dict(noise_schedule=()), "noise_schedule must be one number between 0 and 1 or more, got ()"),
         (dict(fast_schedule=(0.1, 1.0)), "fast_schedule must be one number between 0 and 1 or more, got (0.1, 1.0)"),
         (dict(step_channels=0), "step_channels must be at least 1, got 0"),
-        (dict(dilations=()), "dilations must be one positive integer or more, got ()"),
+        (dict(dilations=()), "skip_channels must be 0 in a stack without layers, got"),
         (
             FEW | dict(fast=True, fast_schedule=(0.2, 0.8)),
             "fast_schedule must have noise levels from 0.9 to 0.216, as noise_schedule, got 0.8 to 0.16",

@@ -285,13 +285,11 @@ def test_bindings_survive_anything(name, bad):
     [
         ("kernel_size", 33),
         ("kernel_size", 0),
-        ("dilations", []),
         ("dilations", [0]),
         ("dilations", [1] * 513),
         ("dilations", [2**40]),
         ("residual_channels", 2**40),
         ("gate_channels", -1),
-        ("head_channels", []),
         ("head_relu", [True]),
         ("epilogue", "cubic"),
         ("cond_repeat", 0),

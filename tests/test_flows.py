@@ -38,6 +38,13 @@ def test_invertible_conv(channels):
     torch.testing.assert_close(2 * logdet, log_abs_det(lambda x: conv(x)[0], x))
 
 
+@pytest.mark.parametrize("channels", [4, 6, 8, 20])
+def test_an_inverse_has_the_same_bits_in_any_chunk(channels):
+    conv, x = InvertibleConv(channels).requires_grad_(False), normal(2, channels, 300).float()
+    for first, end in ((0, 1), (3, 10), (5, 37), (41, 300)):
+        assert torch.equal(conv.inverse(x[..., first:end]), conv.inverse(x)[..., first:end])
+
+
 def glow(*halves):
     """A step for each number of channels of a half, with random weights."""
     specs = [

@@ -5,62 +5,13 @@ Those of projects that can be converted are in tests/test_converters.py and in t
 
 import pytest
 import torch
-from golden import Golden, waveglow_coupling
-from torch.nn import functional as F
+from golden import Golden
 
 from fastwave.distributions import Gaussian, MixtureOfGaussians, MixtureOfLogistics
 from fastwave.losses import MultiResolutionSTFTLoss, STFTMagnitudeLoss, gaussian_kl, regularized_kl
 from fastwave.ops import heads
-from fastwave.ops.gated_stack import gated_stack_ref
 
 both_dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
-
-
-# gated_stack ---------------------------------------------------------------------------------------------------------
-
-
-def waveglow_conditioning(golden):
-    """Upsampled mel, and the same in groups: (batch, n_mels * n_group, groups)."""
-    mel, group = golden["in.mel"], golden.hparams["n_group"]
-    up = F.conv_transpose1d(mel, golden["sd.upsample.weight"], golden["sd.upsample.bias"], stride=256)
-    up = up[..., : mel.shape[-1] * 256]
-    return up, up.unflatten(2, (-1, group)).permute(0, 1, 3, 2).flatten(1, 2)
-
-
-@both_dtypes
-@pytest.mark.parametrize("sigma", ["0", "0.6", "1"])
-def test_waveglow_inference(sigma, dtype):
-    golden = Golden("NVIDIA_waveglow__glow", dtype)
-    up, c = waveglow_conditioning(golden)
-    golden.check(up, "upsampled")
-    audio = float(sigma) * golden["in.z_last"]
-    for k in reversed(range(golden.hparams["n_flows"])):
-        spec, weights = waveglow_coupling(golden, k, epilogue="inverse")
-        x, y = audio.chunk(2, 1)
-        audio = torch.cat([x, gated_stack_ref(x, weights, spec, c=c, y=y)], 1)
-        audio = golden.matrix(f"convinv.{k}.conv").inverse() @ audio
-        if f"in.z_early.{k}" in golden:
-            audio = torch.cat([float(sigma) * golden[f"in.z_early.{k}"], audio], 1)
-    golden.check(audio.transpose(1, 2).flatten(1), f"infer_sigma{sigma}")
-
-
-@both_dtypes
-def test_waveglow_forward(dtype):
-    golden = Golden("NVIDIA_waveglow__glow", dtype)
-    _, c = waveglow_conditioning(golden)
-    hparams = golden.hparams
-    audio = golden["in.audio"].unflatten(1, (-1, hparams["n_group"])).transpose(1, 2)
-    early = []
-    for k in range(hparams["n_flows"]):
-        if k and k % hparams["n_early_every"] == 0:
-            emitted, audio = audio.tensor_split([hparams["n_early_size"]], 1)
-            early.append(emitted)
-        x, y = (golden.matrix(f"convinv.{k}.conv") @ audio).chunk(2, 1)
-        spec, weights = waveglow_coupling(golden, k)
-        golden.check(gated_stack_ref(x, weights, spec, c=c).chunk(2, 1)[1], f"log_s.{k}")
-        spec, _ = waveglow_coupling(golden, k, epilogue="affine")
-        audio = torch.cat([x, gated_stack_ref(x, weights, spec, c=c, y=y)], 1)
-    golden.check(torch.cat([*early, audio], 1), "z")
 
 
 # distributions -------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ LEVELS = [
     {"audio", "checkpoint", "layers", "distributions", "flows", "losses", "discriminators", "noise"},
     {"models"},
     {"pack", "threads"},
+    {"conditioners"},
     {"runners"},
     {"vocoder"},
     {"converters"},

@@ -471,7 +471,7 @@ def test_names_take_changes():
         (WaveNetConfig, dict(kernel_size=0), "kernel_size must be at least 1, got 0"),
         (WaveNetConfig, dict(upsample_freq_kernel=2), "freq_kernel must be odd, got 2"),
         (ClariNetStudentConfig, dict(flows=()), "flows must be one list of dilations or more, got none"),
-        (ClariNetStudentConfig, dict(flows=[(1,), ()]), "dilations must be one positive integer or more, got ()"),
+        (ClariNetStudentConfig, dict(flows=[(1,), ()]), "skip_channels must be 0 in a stack without layers, got 6"),
         (ClariNetStudentConfig, dict(first_sample="one"), "first_sample must be 'net' or 'zero', got 'one'"),
         (
             ClariNetStudentConfig,

@@ -69,8 +69,8 @@ def test_inference(sigma, dtype, kernels):
     z = torch.cat([golden[key] for key in (*early, "in.z_last")], 1)
     run = run_model(model, model.condition(golden["in.mel"]), kernels)
     golden.check(model.synthesize(sigma * z, run)[:, 0], f"infer_sigma{sigma}")
-    if not kernels:
-        golden.check(model.generate(golden["in.mel"], noise=z, temperature=sigma), f"infer_sigma{sigma}")
+    generate = (fastwave.Vocoder(model) if kernels else model).generate
+    golden.check(generate(golden["in.mel"], noise=z, temperature=sigma), f"infer_sigma{sigma}")
 
 
 # the model -----------------------------------------------------------------------------------------------------------
@@ -107,6 +107,16 @@ def test_loss_is_the_likelihood_of_a_gaussian():
     torch.testing.assert_close(model.loss(wave, mel), -log_prob / wave.numel() - constant)
 
 
+def test_reach_of_the_conditioning():
+    model, mel = small(), normal(1, 3, 12)
+    changed = mel.clone()
+    changed[..., 6] += 10
+    differs = (model.condition(changed) != model.condition(mel)).any(1)[0]
+    frames = differs.unflatten(0, (12, model.condition_rate)).any(1).nonzero()[:, 0]
+    before, after = model.condition_reach
+    assert frames.tolist() == list(range(6 - after, 7 + before))
+
+
 def test_ragged_rows_are_rows_alone():
     model, mel, noise = small(), normal(3, 3, 6), normal(3, 8, 12, seed=1)
     lengths = torch.tensor([6, 1, 4])
@@ -134,6 +144,18 @@ def test_a_coupling_is_the_identity_at_first():
     _, log_sigmas, _ = model.transform(torch.randn(1, 32), model.condition(torch.randn(1, 3, 2)))
     assert not any(log_sigma.any() for log_sigma in log_sigmas)
     torch.testing.assert_close(model(torch.randn(1, 32), torch.randn(1, 3, 2))[1], torch.zeros(1), rtol=0, atol=1e-4)
+
+
+def test_on_the_kernels():
+    """A stream of any chunks, of rows that end anywhere."""
+    model, mel = small(torch.float32), normal(2, 3, 70).float()
+    vocoder = fastwave.Vocoder(model)
+    wave = vocoder.generate(mel, seed=1)
+    torch.testing.assert_close(wave, model.generate(mel, seed=1), rtol=0, atol=1e-5)
+    assert torch.equal(torch.cat(list(vocoder.stream(mel.split([3, 20, 1, 17, 29], 2), seed=1)), 1), wave)
+    lengths = torch.tensor([70, 13])
+    ragged = vocoder.generate(mel, seed=1, lengths=lengths)
+    torch.testing.assert_close(ragged, model.generate(mel, seed=1, lengths=lengths), rtol=0, atol=1e-5)
 
 
 def test_saved_and_loaded(tmp_path):

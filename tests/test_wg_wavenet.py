@@ -141,6 +141,16 @@ def test_generate():
     assert torch.equal(model.generate(mel, seed=3), model.generate(mel, seed=3))
 
 
+def test_reach_of_the_conditioning():
+    model, mel = small(), normal(1, 3, 12)
+    changed = mel.clone()
+    changed[..., 6] += 10
+    differs = (model.condition(changed) != model.condition(mel)).any(1)[0]
+    frames = differs.unflatten(0, (12, model.condition_rate)).any(1).nonzero()[:, 0]
+    before, after = model.condition_reach
+    assert frames.tolist() == list(range(6 - after, 7 + before))
+
+
 def test_ragged_rows_are_rows_alone():
     model, mel, noise = small(), normal(3, 3, 6), normal(3, 4, 30, seed=1)
     lengths = torch.tensor([6, 1, 4])
@@ -149,6 +159,18 @@ def test_ragged_rows_are_rows_alone():
         alone = model.generate(mel[row : row + 1, :, :frames], noise=noise[row : row + 1, :, : 5 * frames])
         torch.testing.assert_close(wave[row : row + 1, : 20 * frames], alone)
         assert not wave[row, 20 * frames :].any()
+
+
+def test_on_the_kernels():
+    """A stream of any chunks, of rows that end anywhere."""
+    model, mel = small(torch.float32), normal(2, 3, 70).float()
+    vocoder = fastwave.Vocoder(model)
+    wave = vocoder.generate(mel, seed=1)
+    torch.testing.assert_close(wave, model.generate(mel, seed=1), rtol=0, atol=1e-5)
+    assert torch.equal(torch.cat(list(vocoder.stream(mel.split([3, 20, 1, 17, 29], 2), seed=1)), 1), wave)
+    lengths = torch.tensor([70, 13])
+    ragged = vocoder.generate(mel, seed=1, lengths=lengths)
+    torch.testing.assert_close(ragged, model.generate(mel, seed=1, lengths=lengths), rtol=0, atol=1e-5)
 
 
 def test_saved_and_loaded(tmp_path):

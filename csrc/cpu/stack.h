@@ -46,11 +46,12 @@ FASTWAVE_INLINE Panels panels_of(int64_t panels, int64_t unit, int64_t i, int64_
 // so that the result is in `out` after an odd number of products and in `in` after an even one.
 static void run_heads(const StackShape& s, StackWeights weights, int64_t n, const float* const* from, float** in,
                       float** out, const float** init) {
-    int64_t depth = s.skip ? s.skip : s.residual;
+    int64_t depth = s.body_channels();
+    const bool relu = s.heads && s.head_relu[0];
     for (int64_t i = 0; i < n; ++i)
         for (int64_t at = 0; at < padded(depth); at += width) {
             const vec value = load(from[i] + at);
-            store(in[i] + at, s.head_relu[0] ? max(splat(0.f), value) : value);
+            store(in[i] + at, relu ? max(splat(0.f), value) : value);
         }
     for (int64_t l = 0; l < s.heads; ++l) {
         const int64_t rows = s.head_channels[l];

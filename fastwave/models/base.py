@@ -91,9 +91,10 @@ class Model(nn.Module):
         return self.upsampler.spec.columns_per_frame
 
     @property
-    def condition_channels(self) -> int:
-        """Channels of the conditioning."""
-        return self.config.mel.n_mels
+    def condition_reach(self) -> tuple[int, int]:
+        """Frames before a frame, and after it, that its conditioning depends on."""
+        spec = self.upsampler.spec
+        return spec.reach, spec.context if spec.causal else spec.reach
 
     @property
     def noise_rate(self) -> int:
@@ -133,6 +134,11 @@ class Model(nn.Module):
         return noise_tensor.to(mel).reshape(shape)
 
 
+def as_it_is(conditioning: Tensor) -> Tensor:
+    """The condition of a stage that reads the model's conditioning as it is."""
+    return conditioning
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stage:
     """One use of a gated stack in a parallel model.
@@ -148,7 +154,7 @@ class Stage:
 
     stack: GatedStack
     group: int = 1
-    condition: Callable[[Tensor], Tensor] | None = lambda c: c
+    condition: Callable[[Tensor], Tensor] | None = as_it_is
     u: Tensor | None = None
     reverse: bool = False
 

@@ -26,7 +26,9 @@ __all__ = ["Denoiser", "TransposedUpsampler", "WaveGlow", "WaveGlowConfig"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WaveGlowConfig(GlowConfig):
-    """The shape of a WaveGlow (GlowConfig); the defaults are the paper's (section 3.2). Dilations are 1, 2, 4, ...
+    """The shape of a WaveGlow; the defaults are NVIDIA/waveglow's, the paper's but for ``channels`` and ``sigma``.
+
+    GlowConfig has most fields. Dilations are 1, 2, 4, ...
 
     Attributes:
         upsample_kernel: samples that a frame is spread over.
@@ -80,6 +82,14 @@ class WaveGlow(GlowVocoder):
     def __init__(self, config: WaveGlowConfig):
         mel = config.mel
         super().__init__(config, TransposedUpsampler(mel.n_mels, config.upsample_kernel, mel.hop_length))
+
+    @property
+    def condition_rate(self) -> int:
+        return self.config.mel.hop_length
+
+    @property
+    def condition_reach(self) -> tuple[int, int]:
+        return -(-self.config.upsample_kernel // self.config.mel.hop_length) - 1, 0
 
     def stage_condition(self, conditioning: Tensor) -> Tensor:
         return squeeze(conditioning, self.config.group)

@@ -156,6 +156,17 @@ class WGWaveNet(ParallelModel):
     def noise_rate(self) -> int:
         return self.config.mel.hop_length // self.config.group
 
+    @property
+    def condition_rate(self) -> int:
+        return self.config.mel.hop_length
+
+    @property
+    def condition_reach(self) -> tuple[int, int]:
+        reach = 0
+        for scale in reversed(self.config.upsample_scales):  # a convolution sees 2 columns further on either side
+            reach = -(-(reach + 2) // scale)
+        return reach, reach + 1
+
     def grouped(self, x: Tensor) -> Tensor:
         """(batch, channels, samples) -> (batch, channels * group, columns)."""
         return squeeze(x, self.config.group)

@@ -42,7 +42,7 @@ class GatedStackSpec:
         front_relu: a ReLU behind the front convolution.
         residual_channels, gate_channels, skip_channels: R, G and S. ``skip_channels=0``: no skip, the head reads h.
         kernel_size: taps k of the dilated convolutions.
-        dilations: one per layer.
+        dilations: one per layer; without any the op is its front, a convolution.
         causal: causal (True) or centred dilated convolutions; a centred one has an odd kernel.
         residual_scale: factor on the residual sum, 1 or sqrt(1/2).
         cond_channels: channels of c that A_l reads; 0 without c, or where c comes projected.
@@ -52,7 +52,7 @@ class GatedStackSpec:
             stands at and its neighbours. A linear upsampler that treats all channels alike commutes with A_l: so A_l c
             is made at c's own rate, which is most of the work saved.
         separable: W_l is a depthwise convolution, then a 1x1 product (SqueezeWave, 2001.05685, section 3.2).
-        head_channels, head_relu: outputs of each head layer, and whether a ReLU goes before it.
+        head_channels, head_relu: outputs of each head layer, and whether a ReLU goes before it; there may be none.
         epilogue: "none"; "affine": y exp(log_sigma) + mu; "inverse": (y - mu) exp(-log_sigma).
         epilogue_order: which half of the head's output is first, "mu" or "log_sigma".
         dtype: what the layers' products (W, A, R, S) run in, "float32", "bfloat16" or "int8": see
@@ -77,8 +77,8 @@ class GatedStackSpec:
     cond_repeat: int = 1
     cond_taps: int = 1
     separable: bool = False
-    head_channels: Sequence[int]
-    head_relu: Sequence[bool]
+    head_channels: Sequence[int] = ()
+    head_relu: Sequence[bool] = ()
     epilogue: Literal["none", "affine", "inverse"] = "none"
     epilogue_order: Literal["mu", "log_sigma"] = "mu"
     delay: Literal["none", "input", "output"] = "none"
@@ -102,10 +102,11 @@ class GatedStackSpec:
         for name in ("skip_channels", "cond_channels"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        if not self.dilations or min(self.dilations) < 1:
-            raise ValueError(f"dilations must be one positive integer or more, got {self.dilations}")
-        if not self.head_channels or min(self.head_channels) < 1:
-            raise ValueError(f"head_channels must be one positive integer or more, got {self.head_channels}")
+        for name in ("dilations", "head_channels"):
+            if any(value < 1 for value in getattr(self, name)):
+                raise ValueError(f"{name} must be positive integers, got {getattr(self, name)}")
+        if self.skip_channels and not self.dilations:
+            raise ValueError(f"skip_channels must be 0 in a stack without layers, got {self.skip_channels}")
         if len(self.head_relu) != len(self.head_channels):
             raise ValueError(f"head_relu must have {len(self.head_channels)} entries, got {len(self.head_relu)}")
         if not self.front_causal and self.front_width % 2 == 0:
@@ -124,8 +125,8 @@ class GatedStackSpec:
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
-        if self.epilogue != "none" and self.head_channels[-1] % 2:
-            raise ValueError(f"head_channels must end in an even number for a flow, got {self.head_channels[-1]}")
+        if self.epilogue != "none" and self.parameters % 2:
+            raise ValueError(f"head_channels must end in an even number for a flow, got {self.parameters}")
         if self.delay == "output" and self.epilogue == "none":
             raise ValueError("delay 'output' needs an epilogue")
 
@@ -134,9 +135,14 @@ class GatedStackSpec:
         return len(self.dilations)
 
     @property
+    def parameters(self) -> int:
+        """Channels of what the epilogue reads."""
+        return self.head_channels[-1] if self.head_channels else self.skip_channels or self.residual_channels
+
+    @property
     def out_channels(self) -> int:
         """Channels of the op's output."""
-        return self.head_channels[-1] // (1 if self.epilogue == "none" else 2)
+        return self.parameters // (1 if self.epilogue == "none" else 2)
 
     @property
     def look_ahead(self) -> int:
@@ -163,7 +169,7 @@ class GatedStackSpec:
         """
         reach = [(self.kernel_size - 1) * d for d in self.dilations]
         skip = 0 if self.causal else sum(reach[1:]) // 2 * self.skip_channels
-        last = self.head_channels[-1] if self.delay == "output" else 0
+        last = self.parameters if self.delay == "output" else 0
         return self.front_history * self.in_channels + sum(reach) * self.residual_channels + skip + last
 
 

@@ -162,8 +162,6 @@ def upsample(
         ValueError: a tensor of another shape, dtype, device or layout; the message names it.
     """
     require_all_cpu({"mel": mel, "weights": weights})
-    if spec.causal:
-        raise ValueError("causal must be False: the CPU kernels have no causal upsampler")
     if frames is None:
         frames = max(0, mel.shape[-1] - 2 * spec.context - skip)
     return torch.ops.fastwave.upsample(mel, weights, skip=skip, frames=frames, threads=threads, **arguments(spec))

@@ -16,7 +16,7 @@ struct Span {
     int64_t columns() const { return to - from; }
 };
 
-// out[f, q s + r] = act(b + sum V[i, o, r] in[f + i - K / 2, q + o])
+// out[f, q s + r] = act(b + sum V[i, o, r] in[f + i - K / 2, q + o]), o <= 0 in a causal stage
 void stage(const UpsampleParams& p, const float* weights, int64_t scale, const Span& in, const Span& out) {
     const float bias = weights[0];
     const float* phases = weights + 1;
@@ -29,10 +29,11 @@ void stage(const UpsampleParams& p, const float* weights, int64_t scale, const S
             for (int64_t i = 0; i < p.freq_kernel; ++i) {
                 const int64_t band = f + i - p.freq_kernel / 2;
                 if (band < 0 || band >= p.n_mels) continue;
-                for (int64_t o = -1; o <= 1; ++o) {
-                    if (q + o < in.from || q + o >= in.to) continue;
-                    const float x = in.data[band * in.columns() + q + o - in.from];
-                    const float* phase = phases + (i * 3 + o + 1) * scale;
+                for (int64_t j = 0; j < 3; ++j) {
+                    const int64_t at = q + j - 1 - p.causal;
+                    if (at < in.from || at >= in.to) continue;
+                    const float x = in.data[band * in.columns() + at - in.from];
+                    const float* phase = phases + (i * 3 + j) * scale;
                     for (int64_t r = begin; r < end; ++r) column[r] += phase[r] * x;
                 }
             }
@@ -53,7 +54,7 @@ void context(const UpsampleParams& p, const float* weights, const Span& out) {
         }
 }
 
-// The columns that each stage makes, last stage first found: its own, and one more on each side for the next.
+// The columns that each stage makes, last stage first found: its own, and those beside them that the next one reads.
 struct Plan {
     static constexpr int64_t most = 32;
     Span spans[most + 1];  // spans[i]: the input of stage i; spans[stages]: the output
@@ -67,8 +68,8 @@ struct Plan {
         int64_t whole = frames * rate;
         for (int64_t i = p.stages; i-- > 0;) {
             whole /= p.scales[i];
-            const int64_t from = floor_div(spans[i + 1].from, p.scales[i]) - 1;
-            const int64_t to = floor_div(spans[i + 1].to - 1, p.scales[i]) + 2;
+            const int64_t from = floor_div(spans[i + 1].from, p.scales[i]) - 1 - p.causal;
+            const int64_t to = floor_div(spans[i + 1].to - 1, p.scales[i]) + 2 - p.causal;
             spans[i] = {nullptr, from > 0 ? from : 0, to < whole ? to : whole};
         }
     }
