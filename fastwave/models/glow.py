@@ -64,8 +64,6 @@ class GlowConfig:
 class GlowVocoder(ParallelModel):
     """The flow; its noise is z, (batch, group, columns), what left early first.
 
-    The 1x1 convolutions between the stages are plain PyTorch in generation too.
-
     Args:
         config: a GlowConfig.
         upsampler: what ``condition`` applies to the mel.
@@ -88,8 +86,12 @@ class GlowVocoder(ParallelModel):
 
     def stages(self) -> list[Stage]:
         return [
-            Stage(stack=coupling, group=self.config.group, condition=self.stage_condition)
-            for coupling in reversed(self.flow.couplings)
+            Stage(
+                stack=stack,
+                group=self.config.group,
+                condition=self.stage_condition if stack.spec.cond_channels else None,
+            )
+            for stack in self.flow.inverse_stacks()
         ]
 
     def synthesize(self, noise: Tensor, run: Run) -> Tensor:

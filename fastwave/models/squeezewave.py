@@ -116,10 +116,12 @@ class SqueezeWave(GlowVocoder):
         return conditioning
 
     def inverse(self, z: Tensor, mel: Tensor) -> Tensor:
-        couplings, c = list(reversed(self.flow.couplings)), self.upsampler(mel)
+        stacks, c = self.flow.inverse_stacks(), self.upsampler(mel)
 
-        def run(i: int, x: Tensor, *others: Tensor, y: Tensor) -> tuple[Tensor, ...]:
-            mu, log_sigma = couplings[i].before_epilogue(x, c).chunk(2, 1)
+        def run(i: int, x: Tensor, *others: Tensor, y: Tensor | None = None) -> tuple[Tensor, ...]:
+            if y is None:
+                return stacks[i](x), x, *others
+            mu, log_sigma = stacks[i].before_epilogue(x, c).chunk(2, 1)
             return (y - mu) * (-log_sigma).exp(), x, *others
 
         return self.synthesize(z, run)[:, 0]
