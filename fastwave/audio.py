@@ -184,6 +184,8 @@ PRESETS = {
     ),
 }
 PRESETS["ksw0306/FloWaveNet"] = PRESETS["ksw0306/ClariNet"]
+# Its training segments alone are padded by (n_fft - hop_length) / 2 samples: their frames are centred half a hop later.
+PRESETS["tianrengao/SqueezeWave"] = PRESETS["NVIDIA/waveglow"]
 
 
 def log_mel(wave: Tensor, spec: MelSpec) -> Tensor:

@@ -9,7 +9,6 @@ log |det dz/dx| = sum over steps of  columns log |det W| + sum of log sigma
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -18,9 +17,18 @@ import torch
 from torch import Tensor, nn
 
 from fastwave.layers import GatedStack
-from fastwave.ops.gated_stack import GatedStackSpec, gated_stack_ref
+from fastwave.ops.gated_stack import GatedStackSpec, GatedStackWeights, gated_stack_ref
 
-__all__ = ["Glow", "InvertibleConv", "affine_coupling", "coupling_stack", "flow_nll", "squeeze", "unsqueeze"]
+__all__ = [
+    "Glow",
+    "InverseStack",
+    "InvertibleConv",
+    "affine_coupling",
+    "coupling_stack",
+    "flow_nll",
+    "squeeze",
+    "unsqueeze",
+]
 
 
 def squeeze(x: Tensor, group: int) -> Tensor:
@@ -55,9 +63,39 @@ class InvertibleConv(nn.Conv1d):
         return sum(inverse[:, j, None] * x[:, j : j + 1] for j in range(self.in_channels))
 
 
-def coupling_stack(spec: GatedStackSpec) -> GatedStack:
+class InverseStack:
+    """The inverse of an InvertibleConv as a gated stack that is its front alone, as the kernels take it.
+
+    Args:
+        conv: whose inverse it is, at any time.
+        cond_repeat: of the stack behind it, whose columns of conditioning no block may cut.
+    """
+
+    def __init__(self, conv: InvertibleConv, cond_repeat: int = 1):
+        self.conv, width = conv, conv.in_channels
+        self.spec = GatedStackSpec(
+            in_channels=width,
+            residual_channels=width,
+            gate_channels=1,
+            skip_channels=0,
+            kernel_size=1,
+            dilations=(),
+            cond_repeat=cond_repeat,
+        )
+
+    def weights(self) -> GatedStackWeights:
+        inverse = torch.linalg.inv(self.conv.matrix)
+        none = dict.fromkeys(("conv", "conv_bias", "residual", "residual_bias", "head", "head_bias"), ())
+        return GatedStackWeights(front=inverse[..., None], front_bias=inverse.new_zeros(len(inverse)), **none)
+
+    def __call__(self, x: Tensor, c: None = None, **named) -> Tensor:
+        """See gated_stack_ref."""
+        return gated_stack_ref(x, self.weights(), self.spec, c=c, **named)
+
+
+def coupling_stack(spec: GatedStackSpec, kind: type[GatedStack] = GatedStack) -> GatedStack:
     """The gated stack of a coupling that is the identity at first (Glow, section 3.3)."""
-    stack = GatedStack(spec)
+    stack = kind(spec)
     nn.init.zeros_(stack.head[-1].weight)
     nn.init.zeros_(stack.head[-1].bias)
     return stack
@@ -70,8 +108,7 @@ def affine_coupling(stack: GatedStack, x: Tensor, c: Tensor, bound: float = math
     clipped to [-bound, bound].
     """
     x_a, x_b = x.chunk(2, 1)
-    spec = dataclasses.replace(stack.spec, epilogue="none")
-    mu, log_sigma = gated_stack_ref(x_a, stack.weights(), spec, c=c).clamp(-bound, bound).chunk(2, 1)
+    mu, log_sigma = stack.before_epilogue(x_a, c).clamp(-bound, bound).chunk(2, 1)
     return torch.cat([x_a, x_b * log_sigma.exp() + mu], 1), log_sigma
 
 
@@ -85,14 +122,15 @@ class Glow(nn.Module):
 
     Args:
         specs: the gated stack of each step's coupling, of epilogue "inverse"; it reads one half of the channels.
+        stack: the class that the couplings are of.
     """
 
-    def __init__(self, specs: Sequence[GatedStackSpec]):
+    def __init__(self, specs: Sequence[GatedStackSpec], stack: type[GatedStack] = GatedStack):
         super().__init__()
         widths = [2 * spec.in_channels for spec in specs]
         self.leaving = [0, *(a - b for a, b in itertools.pairwise(widths))]
         self.convs = nn.ModuleList(InvertibleConv(width) for width in widths)
-        self.couplings = nn.ModuleList(coupling_stack(spec) for spec in specs)
+        self.couplings = nn.ModuleList(coupling_stack(spec, stack) for spec in specs)
 
     def forward(self, x: Tensor, c: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """x (batch, channels, columns) -> z, as large, what left first in front.
@@ -112,14 +150,22 @@ class Glow(nn.Module):
         return torch.cat([*out, x], 1), log_sigmas, logdets
 
     def inverse(self, z: Tensor, run: Callable[..., tuple[Tensor, ...]]) -> Tensor:
-        """z -> x; ``run`` is a model's (fastwave.models.base.Run), whose stage i is the coupling of the i-th last step.
+        """z -> x; ``run`` is a model's (fastwave.models.base.Run), whose stages are ``inverse_stacks``.
 
         What has not been joined again travels as ``others``, in the end without channels.
         """
         early, x = z.tensor_split([sum(self.leaving)], 1)
-        for i, (leaving, conv) in enumerate(zip(reversed(self.leaving), reversed(self.convs), strict=True)):
+        for i, leaving in enumerate(reversed(self.leaving)):
             x_a, x_b = x.chunk(2, 1)
-            x_b, x_a, early = run(i, x_a, early, y=x_b)
+            x_b, x_a, early = run(2 * i, x_a, early, y=x_b)
+            x, _, early = run(2 * i + 1, torch.cat([x_a, x_b], 1), early)
             early, joining = early.tensor_split([early.shape[1] - leaving], 1)
-            x = torch.cat([joining, conv.inverse(torch.cat([x_a, x_b], 1))], 1)
+            x = torch.cat([joining, x], 1)
         return x
+
+    def inverse_stacks(self) -> list[GatedStack | InverseStack]:
+        """Of each step, the last first, its coupling and its convolution's inverse."""
+        steps = zip(reversed(self.couplings), reversed(self.convs), strict=True)
+        return [
+            stack for coupling, conv in steps for stack in (coupling, InverseStack(conv, coupling.spec.cond_repeat))
+        ]

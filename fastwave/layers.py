@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import torch
@@ -69,6 +70,10 @@ class GatedStack(nn.Module):
     def forward(self, x: Tensor, c: Tensor | None = None, **named) -> Tensor:
         """See gated_stack_ref for the arguments and shapes."""
         return gated_stack_ref(x, self.weights(), self.spec, c=c, **named)
+
+    def before_epilogue(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+        """The head's output itself, (batch, head_channels[-1], time): mu and log sigma of a flow."""
+        return gated_stack_ref(x, self.weights(), dataclasses.replace(self.spec, epilogue="none"), c=c)
 
 
 class Upsampler(nn.Module):

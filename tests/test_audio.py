@@ -121,6 +121,16 @@ def test_presets_match_their_projects(golden, wave, mel, spec, rounding):
     assert np.median(bound) < 1e-4  # and the bound does say something
 
 
+def test_squeezewave_pads_a_training_segment_otherwise(golden):
+    """(n_fft - hop_length) / 2 samples, which centres its frames half a hop later."""
+    spec, wave = PRESETS["tianrengao/SqueezeWave"], golden["wave"].double().numpy()
+    padded = np.pad(wave, (spec.n_fft - spec.hop_length) // 2, mode="reflect")
+    expected, frames = golden["squeezewave.segment"].numpy().astype(np.float64), slice(2, 66)
+    reference, bound = (part[:, frames] for part in oracle(padded, spec))
+    assert_within(reference, expected, 3 * bound)  # its transform is a product with a matrix
+    assert_within(audio.log_mel(torch.from_numpy(padded)[None], spec)[0, :, frames], expected, 3 * bound)
+
+
 def test_paddings_differ(golden):
     assert (golden["ksw0306.mel_reflect"] - golden["ksw0306.mel_constant"]).abs().max() > 0.01
 

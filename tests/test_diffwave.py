@@ -1,7 +1,6 @@
 """DiffWave: what its peer computed, its schedules, its checkpoints, and that it learns."""
 
 import dataclasses
-import json
 import math
 
 import numpy as np
@@ -9,20 +8,20 @@ import pytest
 import torch
 from golden import Golden, everywhere, run_model, run_stack, run_upsampler
 from refusals import assert_refused
-from test_train import LJ, SPEC, log_lines, tone
+from trainings import assert_resumes, losses_on_speech, needs_speech
 
 import fastwave
-from fastwave import audio, checkpoint, models
+from fastwave import models
 from fastwave.audio import MelSpec
 from fastwave.converters.lmnt_diffwave import keys
 from fastwave.converters.state_dict import _part
 from fastwave.models import DiffWave, DiffWaveConfig
-from fastwave.train import loop
 from fastwave.train.diffwave import DiffWave as Training
 
 SOURCE = "lmnt-com/diffwave"
+MEL = MelSpec(sample_rate=8000, n_fft=64, hop_length=16, win_length=64, n_mels=6, fmax=4000.0)
 SMALL = DiffWaveConfig(
-    mel=SPEC, dilations=(1, 2, 1), residual_channels=6, step_channels=8, upsample_scales=(4,), cond_repeat=4
+    mel=MEL, dilations=(1, 2, 1), residual_channels=6, step_channels=8, upsample_scales=(4,), cond_repeat=4
 )
 FEW = dict(noise_schedule=(0.1, 0.2, 0.4, 0.5), fast_schedule=(0.2, 0.6))
 both_dtypes = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
@@ -69,8 +68,8 @@ def check_synthesis(golden, model, kernels, mel, noise, name):
     noise = diffusion_noise(golden, noise)
     run = run_model(model, model.condition(golden[mel]), kernels)
     golden.check(model.synthesize(noise, run)[:, 0], name)
-    if not kernels:
-        golden.check(model.generate(golden[mel], noise=noise), name)
+    generate = fastwave.Vocoder(model).generate if kernels else model.generate
+    golden.check(generate(golden[mel], noise=noise), name)
 
 
 # goldens -------------------------------------------------------------------------------------------------------------
@@ -201,6 +200,16 @@ def test_ragged_rows_are_rows_alone(unconditional):
         assert not wave[row, 16 * frames :].any()
 
 
+@pytest.mark.parametrize("unconditional", [False, True])
+def test_streams_are_generate(unconditional):
+    vocoder = fastwave.Vocoder(small(torch.float32, **FEW, unconditional=unconditional), threads=1)
+    mel = normal(2, 6, 50).float()
+    whole = vocoder.generate(mel, seed=3)
+    torch.testing.assert_close(whole, vocoder.model.generate(mel, seed=3), rtol=0, atol=1e-5)
+    for cut in (1, 7):
+        assert torch.equal(torch.cat(list(vocoder.stream(mel.split(cut, 2), seed=3)), 1), whole)
+
+
 def test_an_unconditional_model_reads_of_the_mel_its_shape():
     model = small(**FEW, unconditional=True)
     assert not hasattr(model.stack, "cond") and not list(model.upsampler.parameters())
@@ -312,52 +321,21 @@ def test_refused(changes, hparams, message):
 # training ------------------------------------------------------------------------------------------------------------
 
 
-def options(tmp_path, config, **values):
-    path = tmp_path / "config.json"
-    path.write_text(json.dumps(checkpoint.config_to_dict(config)))
-    values = dict(out=tmp_path / "run", config=path, precision="float32") | values
-    return Training(**values)
-
-
 @pytest.mark.parametrize("unconditional", [False, True])
 def test_a_run_in_two_pieces_ends_like_one(tmp_path, unconditional):
-    audio.write(tmp_path / "a.wav", tone(4000, 0), 8000)
     config = dataclasses.replace(SMALL, unconditional=unconditional)
-    whole = options(tmp_path, config, data=tmp_path, batch=2, frames=20, steps=4)
-    loop.run(whole, quiet=True)
-    pieces = dataclasses.replace(whole, out=tmp_path / "pieces")
-    loop.run(dataclasses.replace(pieces, minutes=1e-9), quiet=True)
-    assert log_lines(pieces.out)[-1]["step"] == 1
-    loop.run(pieces, quiet=True)
-    ends = [torch.load(run.out / "checkpoint.pt", weights_only=True) for run in (whole, pieces)]
-    for part in ("modules", "optimizers"):
-        torch.testing.assert_close(ends[0][part], ends[1][part], rtol=0, atol=0)
-    rates = {line["learning_rate"] for run in (whole, pieces) for line in log_lines(run.out)}
-    assert rates == {2e-4}
+    assert_resumes(Training, config, tmp_path, batch=2, frames=20)
 
 
-@pytest.mark.skipif(not LJ.is_dir(), reason="needs the clips of LJ Speech beside the repository")
-def test_it_learns_from_speech(tmp_path):
-    config = DiffWaveConfig.base(
-        dilations=[1, 2, 4, 8] * 2, residual_channels=16, step_channels=64, upsample_scales=(16,), cond_repeat=16
-    )
-    training = options(
-        tmp_path,
-        config,
-        data=LJ,
-        validation_clips=("LJ001-0001",),
-        exclude_clips=("LJ0[2-9]*",),
-        batch=2,
-        frames=16,
-        steps=200,
-        interval=50,
-        learning_rate=2e-3,
-    )
-    loop.run(training, quiet=True)
-    first, *_, last = log_lines(training.out)
-    assert last["step"] == 200
-    assert last["loss"] < 0.8 * first["loss"]
-    assert last["validation_loss"] < 0.8 * first["validation_loss"]
-    mel = torch.rand(1, 80, 4, generator=torch.Generator().manual_seed(0))
-    wave = models.load(training.out / "model").with_schedule("fast").generate(mel)
-    assert wave.shape == (1, 1024) and wave.isfinite().all()
+def test_the_papers_learning_rate():
+    training = Training(data="data", out="run")
+    assert {training.rate(step) for step in (0, 1, 50_000, 100_000)} == {2e-4}
+
+
+@needs_speech
+def test_it_learns_speech(tmp_path):
+    shape = dict(residual_channels=16, step_channels=64, upsample_scales=(16,), cond_repeat=16)
+    config = DiffWaveConfig.base(dilations=[1, 2, 4, 8] * 2, **shape)
+    options = dict(batch=2, frames=16, learning_rate=2e-3, precision="float32")
+    losses = losses_on_speech(Training, config, tmp_path, **options)
+    assert losses[-1] < 0.6 * losses[0]

@@ -71,8 +71,10 @@ def glow(*halves):
 
 
 def runner(flow, c):
-    def run(i, x, *others, y):
-        return flow.couplings[len(flow.couplings) - 1 - i](x, c, y=y), x, *others
+    stacks = flow.inverse_stacks()
+
+    def run(i, x, *others, y=None):
+        return stacks[i](x, None if y is None else c, y=y), x, *others
 
     return run
 

@@ -20,14 +20,7 @@ from fastwave.converters import (
     lmnt_diffwave,
     nvidia_waveglow,
     r9y9_wavenet_vocoder,
-)
-    bogihsu_wg_wavenet,
-    kan_bayashi_parallel_wavegan,
-    ksw0306_clarinet,
-    ksw0306_flowavenet,
-    lmnt_diffwave,
-    nvidia_waveglow,
-    r9y9_wavenet_vocoder,
+    tianrengao_squeezewave,
 )
 from fastwave.converters.live import Live
 from fastwave.converters.state_dict import read_hparams
@@ -43,6 +36,7 @@ PEERS = (
     lmnt_diffwave,
     nvidia_waveglow,
     r9y9_wavenet_vocoder,
+    tianrengao_squeezewave,
 )
 SOURCES = {module.NAME: module for module in PEERS}
 

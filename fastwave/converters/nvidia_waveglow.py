@@ -7,13 +7,14 @@ residual and skip; the hop is 256, a quarter of the upsampling kernel, whatever 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from fastwave.audio import MelSpec
 from fastwave.converters.state_dict import Checkpoint, Hparams, expand, make
 from fastwave.models import WaveGlow, WaveGlowConfig
 
-__all__ = ["LIVE", "convert", "coupling_table"]
+__all__ = ["LIVE", "convert", "coupling_sizes", "coupling_table", "flat", "flow_sizes", "front_end"]
 
 NAME = "NVIDIA/waveglow"
 LIVE = ()
@@ -23,17 +24,31 @@ SECTIONS = ("waveglow_config", "data_config", "train_config")  # of config.json
 def convert(checkpoint: Any, hparams: Hparams) -> WaveGlow:
     """A WaveGlow; hparams are config.json's, or those of its waveglow_config alone. The tensors tell the sizes."""
     checkpoint = Checkpoint(checkpoint, inside=("model", "state_dict"))
-    for section in SECTIONS:
-        hparams = Hparams(hparams.values | hparams.section(section).values)
-    flows = checkpoint.count("convinv.")
+    hparams = flat(hparams, SECTIONS)
     table = expand({"upsampler.*": "upsample.*"})
-    for k in range(flows):
+    for k in range(checkpoint.count("convinv.")):
         table[f"flow.convs.{k}.weight"] = f"convinv.{k}.conv.weight"
         table |= coupling_table(checkpoint, ours=f"flow.couplings.{k}.", theirs=f"WN.{k}.")
     checkpoint.check_keys(table)
-    model = make(WaveGlow, WaveGlowConfig(**flow_sizes(checkpoint, hparams, flows), **front_end(checkpoint, hparams)))
+
+    _, bands, upsample = checkpoint.shape("upsample.weight", 3)
+    _, channels, kernel = checkpoint.shape("WN.0.in_layers.0.weight", 3)
+    config = WaveGlowConfig(
+        mel=front_end(hparams, NAME, bands, upsample // 4),
+        upsample_kernel=upsample,
+        **flow_sizes(checkpoint, hparams, "n_group"),
+        **coupling_sizes(checkpoint, hparams, channels, kernel),
+    )
+    model = make(WaveGlow, config)
     checkpoint.load(model, table)
     return model
+
+
+def flat(hparams: Hparams, sections: Sequence[str]) -> Hparams:
+    """What the sections of a config.json hold, beside what stands outside them."""
+    for section in sections:
+        hparams = Hparams(hparams.values | hparams.section(section).values)
+    return hparams
 
 
 def coupling_table(checkpoint: Checkpoint, ours: str, theirs: str) -> dict[str, str]:
@@ -54,34 +69,37 @@ def coupling_table(checkpoint: Checkpoint, ours: str, theirs: str) -> dict[str, 
     return expand(table, layers, ours, theirs) | residual | last
 
 
-def flow_sizes(checkpoint: Checkpoint, hparams: Hparams, flows: int) -> dict:
-    """The flows and their couplings."""
+def flow_sizes(checkpoint: Checkpoint, hparams: Hparams, group: str) -> dict:
+    """The flow; ``group`` is the project's name of its group."""
+    flows = checkpoint.count("convinv.")
     widths = [checkpoint.shape(f"convinv.{k}.conv.weight", 3)[0] for k in range(flows)]
     sizes = dict(flows=flows, group=widths[0], early_every=flows)
     early = next((k for k in range(flows) if widths[k] != widths[0]), None)
     if early is not None:
         sizes |= dict(early_every=early, early_size=widths[0] - widths[early])
         hparams.check(n_early_every=early, n_early_size=sizes["early_size"])
-    _, channels, kernel = checkpoint.shape("WN.0.in_layers.0.weight", 3)
+    hparams.check(**{"n_flows": flows, group: widths[0]})
+    return sizes | dict(sigma=hparams.get("sigma", 1.0))
+
+
+def coupling_sizes(checkpoint: Checkpoint, hparams: Hparams, channels: int, kernel: int) -> dict:
+    """The couplings' stacks."""
     layers = checkpoint.count("WN.0.in_layers.")
-    hparams.check(n_flows=flows, n_group=widths[0])
     hparams.section("WN_config").check(n_layers=layers, n_channels=channels, kernel_size=kernel)
-    return sizes | dict(layers=layers, channels=channels, kernel_size=kernel, sigma=hparams.get("sigma", 1.0))
+    return dict(layers=layers, channels=channels, kernel_size=kernel)
 
 
-def front_end(checkpoint: Checkpoint, hparams: Hparams) -> dict:
-    """The mel and its upsampler."""
-    _, bands, kernel = checkpoint.shape("upsample.weight", 3)
-    hparams.check(n_mel_channels=bands, hop_length=kernel // 4)
-    preset = MelSpec.preset(NAME)
-    mel = dataclasses.replace(
+def front_end(hparams: Hparams, name: str, bands: int, hop: int) -> MelSpec:
+    """The preset ``name`` with what hparams say of it."""
+    hparams.check(n_mel_channels=bands, hop_length=hop)
+    preset = MelSpec.preset(name)
+    return dataclasses.replace(
         preset,
         n_mels=bands,
-        hop_length=kernel // 4,
+        hop_length=hop,
         sample_rate=hparams.get("sampling_rate", preset.sample_rate),
         n_fft=hparams.get("filter_length", preset.n_fft),
         win_length=hparams.get("win_length", preset.win_length),
         fmin=hparams.get("mel_fmin", preset.fmin),
         fmax=hparams.get("mel_fmax", preset.fmax),
     )
-    return dict(mel=mel, upsample_kernel=kernel)

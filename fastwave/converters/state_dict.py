@@ -29,6 +29,7 @@ WEIGHT_NORM = (
     ("weight_g", "weight_v"),
     ("parametrizations.weight.original0", "parametrizations.weight.original1"),
 )
+COUNTER = "num_batches_tracked"  # of batch normalisation, which nothing reads
 LISTED = 20  # keys that an error names
 
 
@@ -78,7 +79,8 @@ class Checkpoint:
         if all(str(key).startswith("module.") for key in tensors):  # torch.nn.DataParallel's
             tensors = {key.removeprefix("module."): value for key, value in tensors.items()}
         self.tensors = tensors
-        self.parts = {key: (key,) for key in tensors}  # what each tensor is made of
+        # what each tensor is made of
+        self.parts = {key: (key,) for key in tensors if not str(key).endswith(COUNTER)}
         for kinds in WEIGHT_NORM:
             for key in list(tensors):
                 module = str(key).removesuffix(kinds[0])
@@ -163,6 +165,8 @@ class Checkpoint:
     def load(self, module: nn.Module, table: Mapping[str, str]) -> None:
         """Fills ``module`` by the table. What the table has and the module has not is a weight that nothing reads."""
         for ours, parameter in module.state_dict().items():
+            if ours.endswith(COUNTER):
+                continue
             rows = [row.split(" + ") for row in table[ours].split(" | ")]
             shape = (len(parameter) // len(rows), *parameter.shape[1:])
             parameter.copy_(torch.cat([sum(self.take(term, shape) for term in row) for row in rows]))

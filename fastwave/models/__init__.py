@@ -5,6 +5,7 @@ from fastwave.models.clarinet import ClariNetStudent, ClariNetStudentConfig
 from fastwave.models.diffwave import DiffWave, DiffWaveConfig
 from fastwave.models.flowavenet import FloWaveNet, FloWaveNetConfig
 from fastwave.models.parallel_wavegan import ParallelWaveGAN, ParallelWaveGANConfig
+from fastwave.models.squeezewave import SqueezeWave, SqueezeWaveConfig
 from fastwave.models.waveglow import Denoiser, TransposedUpsampler, WaveGlow, WaveGlowConfig
 from fastwave.models.wavenet import WaveNet, WaveNetConfig
 from fastwave.models.wg_wavenet import ConvUpsampler, WGWaveNet, WGWaveNetConfig
@@ -22,6 +23,8 @@ __all__ = [
     "ParallelModel",
     "ParallelWaveGAN",
     "ParallelWaveGANConfig",
+    "SqueezeWave",
+    "SqueezeWaveConfig",
     "TransposedUpsampler",
     "WGWaveNet",
     "WGWaveNetConfig",

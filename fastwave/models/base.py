@@ -144,7 +144,7 @@ class Stage:
     """One use of a gated stack in a parallel model.
 
     Attributes:
-        stack: several stages may share one; its weights are then packed once.
+        stack: or what has its spec, weights and call; several stages may share one, whose weights are then packed once.
         group: samples that a column of the stage stands for.
         condition: the stage's conditioning from the model's (batch, channels, columns), of any part of the utterance
             that begins and ends at a column of the stage; None: the stage has none.

@@ -17,62 +17,32 @@ import dataclasses
 import torch
 from torch import Tensor, nn
 
-from fastwave.audio import MelSpec
-from fastwave.flows import Glow, flow_nll, squeeze, unsqueeze
-from fastwave.models.base import ParallelModel, Run, Stage
+from fastwave.flows import squeeze
+from fastwave.models.glow import GlowConfig, GlowVocoder
 from fastwave.ops.gated_stack import GatedStackSpec
 
 __all__ = ["Denoiser", "TransposedUpsampler", "WaveGlow", "WaveGlowConfig"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class WaveGlowConfig:
+class WaveGlowConfig(GlowConfig):
     """The shape of a WaveGlow; the defaults are NVIDIA/waveglow's, the paper's but for ``channels`` and ``sigma``.
 
+    GlowConfig has most fields. Dilations are 1, 2, 4, ...
+
     Attributes:
-        mel: the front end whose mels the model understands; ``group`` divides its hop_length.
-        flows: how many.
-        group: samples of a column.
-        early_every, early_size: before every ``early_every``-th flow but the first, ``early_size`` channels leave.
-        layers, channels, kernel_size: of each coupling's gated stack, with dilations 1, 2, 4, ...
         upsample_kernel: samples that a frame is spread over.
-        sigma: of the latent, in the loss; drawn noise is standard normal, so generate with ``temperature=sigma`` or
-            less.
     """
 
-    mel: MelSpec
-    flows: int = 12
-    group: int = 8
-    early_every: int = 4
-    early_size: int = 2
-    layers: int = 8
-    channels: int = 256
-    kernel_size: int = 3
     upsample_kernel: int = 1024
-    sigma: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("flows", "group", "early_every", "layers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        super().__post_init__()
         hop = self.mel.hop_length
-        if hop % self.group:
-            raise ValueError(f"group must divide hop_length {hop}, got {self.group}")
         if self.upsample_kernel < hop:
             raise ValueError(f"upsample_kernel must be at least hop_length {hop}, got {self.upsample_kernel}")
-        if not self.sigma > 0:
-            raise ValueError(f"sigma must be above 0, got {self.sigma}")
-        widths = self.widths()
-        if widths[-1] < 2 or any(width % 2 for width in widths) or self.early_size < 0:
-            raise ValueError(f"group and early_size must leave every flow an even number of channels, got {widths}")
-        self.stack_specs()
-
-    def widths(self) -> list[int]:
-        """Channels of each flow."""
-        return [self.group - self.early_size * (flow // self.early_every) for flow in range(self.flows)]
 
     def stack_specs(self) -> list[GatedStackSpec]:
-        """The gated stack of each flow's coupling, as generation uses it."""
         return [
             GatedStackSpec(
                 in_channels=width // 2,
@@ -103,24 +73,15 @@ class TransposedUpsampler(nn.ConvTranspose1d):
         return super().forward(mel)[..., : mel.shape[2] * self.stride[0]]
 
 
-class WaveGlow(ParallelModel):
-    """The flow; its noise is z, (batch, group, columns), what left early first. See WaveGlowConfig.
-
-    The upsampler, and the 1x1 convolutions between the stages, are plain PyTorch in generation too.
-    """
+class WaveGlow(GlowVocoder):
+    """WaveGlow (GlowVocoder); its upsampler is plain PyTorch in generation too. See WaveGlowConfig."""
 
     config_class = WaveGlowConfig
     context = 0
 
     def __init__(self, config: WaveGlowConfig):
-        super().__init__(config)
-        self.noise_kinds = ("normal",) * config.group
-        self.upsampler = TransposedUpsampler(config.mel.n_mels, config.upsample_kernel, config.mel.hop_length)
-        self.flow = Glow(config.stack_specs())
-
-    @property
-    def noise_rate(self) -> int:
-        return self.config.mel.hop_length // self.config.group
+        mel = config.mel
+        super().__init__(config, TransposedUpsampler(mel.n_mels, config.upsample_kernel, mel.hop_length))
 
     @property
     def condition_rate(self) -> int:
@@ -130,36 +91,8 @@ class WaveGlow(ParallelModel):
     def condition_reach(self) -> tuple[int, int]:
         return -(-self.config.upsample_kernel // self.config.mel.hop_length) - 1, 0
 
-    def grouped(self, x: Tensor) -> Tensor:
-        """(batch, channels, samples) -> (batch, channels * group, columns)."""
-        return squeeze(x, self.config.group)
-
-    def stages(self) -> list[Stage]:
-        return [
-            Stage(stack=coupling, group=self.config.group, condition=self.grouped)
-            for coupling in reversed(self.flow.couplings)
-        ]
-
-    def synthesize(self, noise: Tensor, run: Run) -> Tensor:
-        return unsqueeze(self.flow.inverse(noise, run), self.config.group)
-
-    def forward(self, wave: Tensor, mel: Tensor) -> tuple[Tensor, Tensor]:
-        """wave (batch, frames * hop_length), mel (batch, n_mels, frames) -> z (batch, group, columns), and
-        log |det dz/dwave|, (batch,)."""
-        z, log_sigmas, logdets = self.transform(wave, self.upsampler(mel))
-        return z, sum(log_sigma.sum((1, 2)) for log_sigma in log_sigmas) + sum(logdets)
-
-    def transform(self, wave: Tensor, conditioning: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """z, and each flow's log sigma and log-determinant of W (fastwave.flows.Glow)."""
-        return self.flow(self.grouped(wave[:, None]), self.grouped(conditioning))
-
-    def inverse(self, z: Tensor, mel: Tensor) -> Tensor:
-        """The wave whose ``forward`` is z."""
-        return self.synthesize(z, self.reference_run(self.upsampler(mel)))[:, 0]
-
-    def loss(self, wave: Tensor, mel: Tensor) -> Tensor:
-        """Negative log-likelihood in nats per sample, without its constant."""
-        return flow_nll(*self(wave, mel), self.config.sigma)
+    def stage_condition(self, conditioning: Tensor) -> Tensor:
+        return squeeze(conditioning, self.config.group)
 
 
 class Denoiser(nn.Module):

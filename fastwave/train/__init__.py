@@ -3,6 +3,7 @@
 from fastwave.train.diffwave import DiffWave
 from fastwave.train.flowavenet import FloWaveNet
 from fastwave.train.parallel_wavegan import ParallelWaveGANTraining
+from fastwave.train.squeezewave import SqueezeWave
 from fastwave.train.student import Student
 from fastwave.train.teacher import Teacher
 from fastwave.train.waveglow import WaveGlow
@@ -15,6 +16,7 @@ TRAININGS = {
     "diffwave": DiffWave,
     "flowavenet": FloWaveNet,
     "parallel-wavegan": ParallelWaveGANTraining,
+    "squeezewave": SqueezeWave,
     "student": Student,
     "teacher": Teacher,
     "waveglow": WaveGlow,

@@ -305,13 +305,18 @@ def _update(objective: Objective, segments: Segments, device: torch.device, step
 
 @torch.no_grad()
 def validation_loss(model: Model, validation: Dataset, seed: int) -> float:
-    """Mean loss, in float32, over segments of every clip; torch's generator is left in another state."""
-    device = next(model.parameters()).device
+    """Mean loss, in float32 and evaluation mode, over segments of every clip; torch's generator has another state then.
+
+    Batch normalisation would see the clips otherwise, and average over them.
+    """
+    device, training = next(model.parameters()).device, model.training
     torch.manual_seed(seed)
+    model.eval()
     total = 0.0
     for clip in range(len(validation.clips)):
         segments = validation.spread(clip, VALIDATION_SEGMENTS)
         total += model.loss(segments.wave.to(device), segments.mel.to(device)).item()
+    model.train(training)
     return total / len(validation.clips)
 
 
