@@ -1,0 +1,181 @@
+"""What every parallel model does: speech from noise or a seed, ragged batches, streams, folders; and flows, that they
+invert."""
+
+import math
+
+import pytest
+import torch
+from refusals import assert_refused
+
+import fastwave
+from fastwave import models
+from fastwave.audio import MelSpec
+from fastwave.models import ClariNetStudentConfig, FloWaveNetConfig
+from fastwave.models.base import MODELS
+
+MEL = MelSpec(sample_rate=8000, n_fft=64, hop_length=16, win_length=64, n_mels=6, fmax=4000.0)
+FRAMES = 9
+STUDENT = dict(mel=MEL, flows=((1, 2), (1, 2)), front_width=4, residual_channels=6, gate_channels=6, skip_channels=6)
+FLOWAVENET = dict(mel=MEL, upsample_scales=(4, 4), blocks=3, flows=2, dilations=(1, 2), prior_dilations=(1,))
+CONFIGS = {
+    "student": ClariNetStudentConfig(upsample_scales=(4,), cond_repeat=4, **STUDENT),
+    "student-reversed": ClariNetStudentConfig(upsample_scales=(4, 4), time_reversal=True, **STUDENT),
+    "student-context": ClariNetStudentConfig(upsample_scales=(16,), upsample_context=2, **STUDENT),
+    "flowavenet": FloWaveNetConfig(blocks_per_split=1, channels=5, **FLOWAVENET),
+    "flowavenet-whole": FloWaveNetConfig(blocks_per_split=3, channels=5, **FLOWAVENET),
+}
+# of each flow, what forward returns -> z, and log |det dz/dwave| of the batch
+FLOWS = {
+    "flowavenet": lambda z, log_p, logdet: (z, (log_p + logdet) * z.numel() + normal_nll(z)),
+    "flowavenet-whole": lambda z, log_p, logdet: (z, logdet * z.numel()),
+}
+every = pytest.mark.parametrize("name", CONFIGS)
+backends = pytest.mark.parametrize("kernels", [False, True], ids=["reference", "kernels"])
+
+
+# the models themselves; tests may define others
+KINDS = {kind.config_class: kind for kind in MODELS.values() if hasattr(kind, "config_class")}
+KINDS = {
+    c: kind for c, kind in KINDS.items() if issubclass(kind, models.ParallelModel) and "fastwave." in kind.__module__
+}
+
+
+def normal_nll(z):
+    return 0.5 * (z.square() + math.log(2 * math.pi)).sum()
+
+
+def make(name, dtype=torch.float32):
+    """A model whose layers all do something, those too that start at zero."""
+    torch.manual_seed(0)
+    model = KINDS[type(CONFIGS[name])](CONFIGS[name]).requires_grad_(False).eval()
+    for parameter in model.parameters():
+        parameter.add_(0.1 * torch.randn_like(parameter))
+    return model.to(dtype)
+
+
+def mels(batch=2, frames=FRAMES, dtype=torch.float32):
+    return torch.rand(batch, MEL.n_mels, frames, generator=torch.Generator().manual_seed(1), dtype=dtype)
+
+
+def generator(model, kernels):
+    return fastwave.Vocoder(model, threads=1).generate if kernels else model.generate
+
+
+def assert_near(a, b, tolerance=1e-5):
+    torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+
+
+def test_every_parallel_model_is_here():
+    assert {type(config) for config in CONFIGS.values()} == set(KINDS)
+
+
+@every
+@backends
+def test_generate(name, kernels):
+    model, mel = make(name), mels()
+    generate = generator(model, kernels)
+    wave = generate(mel, seed=3)
+    assert wave.shape == (2, FRAMES * 16) and wave.dtype == torch.float32 and wave.isfinite().all()
+    assert torch.equal(generate(mel, seed=3), wave)
+    assert torch.equal(generate(mel, noise=model.noise(mel, None, 3)), wave)
+    assert not torch.allclose(generate(mel, seed=4), wave)
+    assert not torch.allclose(generate(mel.flip(2), seed=3), wave)
+    assert not torch.allclose(wave[0], wave[1])
+    silent = torch.zeros_like(model.noise(mel, None, 3))
+    assert torch.equal(generate(mel, noise=silent), generate(mel, seed=3, temperature=0.0))
+
+
+@every
+def test_kernels_and_float64(name):
+    mel = mels()
+    noise = make(name).noise(mel, None, 5)
+    exact = make(name, torch.float64).generate(mel.double(), noise=noise.double())
+    assert exact.dtype == torch.float64
+    assert_near(make(name).generate(mel, noise=noise).double(), exact)
+    assert_near(fastwave.Vocoder(make(name)).generate(mel, noise=noise).double(), exact)
+
+
+@every
+@backends
+def test_a_row_does_not_depend_on_its_batch(name, kernels):
+    generate, mel = generator(make(name), kernels), mels(3)
+    assert_near(generate(mel[:1], seed=3)[0], generate(mel, seed=3)[0])
+
+
+@every
+@backends
+def test_ragged_rows_are_rows_alone(name, kernels):
+    model, mel, lengths = make(name), mels(3), torch.tensor([FRAMES, 4, 1])
+    generate, noise = generator(model, kernels), model.noise(mels(3), None, 3)
+    wave = generate(mel, noise=noise, lengths=lengths)
+    for row, frames in enumerate(lengths.tolist()):
+        alone = generate(mel[row : row + 1, :, :frames], noise=noise[row : row + 1, ..., : frames * model.noise_rate])
+        assert_near(wave[row, : frames * 16], alone[0])
+        assert (wave[row, frames * 16 :] == 0).all()
+
+
+@every
+def test_streams_are_generate(name):
+    vocoder, mel = fastwave.Vocoder(make(name), threads=1), mels(frames=50)
+    if not vocoder.streams:
+        assert_refused(lambda: vocoder.stream([mel]), "stream needs a model that runs forwards in time")
+        return
+    whole = vocoder.generate(mel, seed=3)
+    for cut in ([1] * 50, [7, 32, 11]):
+        assert torch.equal(torch.cat(list(vocoder.stream(mel.split(cut, 2), seed=3)), 1), whole)
+
+
+@every
+def test_folders(name, tmp_path):
+    model, mel = make(name), mels()
+    model.save(tmp_path)
+    loaded = models.load(tmp_path)
+    assert loaded.config == model.config
+    assert torch.equal(loaded.generate(mel, seed=3), model.generate(mel, seed=3))
+
+
+@every
+@backends
+def test_refusals(name, kernels):
+    model, mel = make(name), mels()
+    generate, shape = generator(model, kernels), tuple(model.noise(mels(), None, 0).shape)
+    for wrong in ((3, *shape[1:]), (2, shape[1] + 1, shape[2]), (2, shape[1], shape[2] - 1), (2, 1, 1, 1)):
+        assert_refused(
+            lambda wrong=wrong: generate(mel, noise=torch.zeros(wrong)), f"noise must be {shape}, got {wrong}"
+        )
+    assert_refused(lambda: generate(mel, noise=torch.full(shape, math.nan)), "noise must be finite, got NaN")
+    assert_refused(lambda: generate(mel[:, :5]), f"mel must be (batch, 6, frames), got (2, 5, {FRAMES})")
+    assert_refused(lambda: generate(mel[0]), f"mel must be (batch, 6, frames), got (6, {FRAMES})")
+    assert_refused(lambda: generate(mel * math.nan), "mel must be finite, got nan at (0, 0, 0)")
+    for lengths in (torch.tensor([FRAMES + 1, 1]), torch.tensor([FRAMES]), torch.tensor([1.0, 2.0])):
+        assert_refused(lambda lengths=lengths: generate(mel, lengths=lengths), "lengths must be 2 integers")
+
+
+def recording(batch=2, frames=FRAMES, dtype=torch.float32):
+    return torch.randn(batch, frames * 16, generator=torch.Generator().manual_seed(2), dtype=dtype)
+
+
+def test_every_flow_is_here():
+    assert set(FLOWS) == {name for name in CONFIGS if hasattr(make(name), "inverse")}
+
+
+@pytest.mark.parametrize("name", FLOWS)
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-11), (torch.float32, 1e-4)])
+def test_flows_invert(name, dtype, bound):
+    model, mel, wave = make(name, dtype), mels(dtype=dtype), recording(dtype=dtype)
+    z, _ = FLOWS[name](*model(wave, mel))
+    assert (z.reshape(wave.shape) - wave).abs().max() > 0.1
+    torch.testing.assert_close(model.inverse(z, mel), wave, rtol=0, atol=bound)
+    torch.testing.assert_close(model.generate(mel, noise=z), wave, rtol=0, atol=bound)
+    torch.testing.assert_close(*(model(wave, mel)[0] for _ in range(2)), rtol=0, atol=0)
+    if dtype == torch.float32:
+        torch.testing.assert_close(fastwave.Vocoder(model).generate(mel, noise=z), wave, rtol=0, atol=bound)
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_log_determinants(name):
+    model = make(name, torch.float64)
+    mel, wave = mels(1, 2, torch.float64), recording(1, 2, torch.float64)
+    _, logdet = FLOWS[name](*model(wave, mel))
+    jacobian = torch.autograd.functional.jacobian(lambda x: model(x, mel)[0].flatten(), wave)[:, 0]
+    torch.testing.assert_close(logdet.sum(), torch.linalg.slogdet(jacobian)[1], rtol=1e-9, atol=1e-9)
