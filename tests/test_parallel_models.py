@@ -10,24 +10,52 @@ from refusals import assert_refused
 import fastwave
 from fastwave import models
 from fastwave.audio import MelSpec
-from fastwave.models import ClariNetStudentConfig, FloWaveNetConfig
+from fastwave.models import (
+    ClariNetStudentConfig,
+    DiffWaveConfig,
+    FloWaveNetConfig,
+    ParallelWaveGANConfig,
+    SqueezeWaveConfig,
+    WaveGlowConfig,
+    WGWaveNetConfig,
+)
 from fastwave.models.base import MODELS
 
 MEL = MelSpec(sample_rate=8000, n_fft=64, hop_length=16, win_length=64, n_mels=6, fmax=4000.0)
 FRAMES = 9
 STUDENT = dict(mel=MEL, flows=((1, 2), (1, 2)), front_width=4, residual_channels=6, gate_channels=6, skip_channels=6)
 FLOWAVENET = dict(mel=MEL, upsample_scales=(4, 4), blocks=3, flows=2, dilations=(1, 2), prior_dilations=(1,))
+WAVEGAN = dict(mel=MEL, residual_channels=6, gate_channels=5, skip_channels=7, dilations=(1, 2, 4, 1, 2, 4))
+DIFFWAVE = dict(mel=MEL, dilations=(1, 2, 1), residual_channels=6, step_channels=8)
+DIFFWAVE |= dict(noise_schedule=(0.1, 0.2, 0.4, 0.5), fast_schedule=(0.2, 0.6))
+GLOW = dict(mel=MEL, flows=3, early_size=2, layers=2, channels=4)
 CONFIGS = {
     "student": ClariNetStudentConfig(upsample_scales=(4,), cond_repeat=4, **STUDENT),
     "student-reversed": ClariNetStudentConfig(upsample_scales=(4, 4), time_reversal=True, **STUDENT),
     "student-context": ClariNetStudentConfig(upsample_scales=(16,), upsample_context=2, **STUDENT),
     "flowavenet": FloWaveNetConfig(blocks_per_split=1, channels=5, **FLOWAVENET),
     "flowavenet-whole": FloWaveNetConfig(blocks_per_split=3, channels=5, **FLOWAVENET),
+    "parallel-wavegan": ParallelWaveGANConfig(upsample_scales=(4, 4), upsample_context=1, **WAVEGAN),
+    "parallel-wavegan-causal": ParallelWaveGANConfig(
+        upsample_scales=(4, 4), upsample_context=2, causal=True, **WAVEGAN
+    ),
+    "parallel-wavegan-leaky": ParallelWaveGANConfig(upsample_scales=(4, 4), upsample_slope=0.4, **WAVEGAN),
+    "diffwave": DiffWaveConfig(upsample_scales=(4, 4), **DIFFWAVE),
+    "diffwave-fast": DiffWaveConfig(upsample_scales=(4,), cond_repeat=4, fast=True, **DIFFWAVE),
+    "waveglow": WaveGlowConfig(group=8, early_every=2, upsample_kernel=40, **GLOW),
+    "squeezewave": SqueezeWaveConfig(group=8, **GLOW),
+    "squeezewave-whole-frames": SqueezeWaveConfig(group=16, **GLOW),
+    "wg-wavenet": WGWaveNetConfig(
+        mel=MEL, flows=3, group=4, layers=2, channels=5, post_layers=3, post_channels=4, upsample_scales=(4, 4)
+    ),
 }
 # of each flow, what forward returns -> z, and log |det dz/dwave| of the batch
 FLOWS = {
     "flowavenet": lambda z, log_p, logdet: (z, (log_p + logdet) * z.numel() + normal_nll(z)),
     "flowavenet-whole": lambda z, log_p, logdet: (z, logdet * z.numel()),
+    "waveglow": lambda z, logdet: (z, logdet),
+    "squeezewave": lambda z, logdet: (z, logdet),
+    "squeezewave-whole-frames": lambda z, logdet: (z, logdet),
 }
 every = pytest.mark.parametrize("name", CONFIGS)
 backends = pytest.mark.parametrize("kernels", [False, True], ids=["reference", "kernels"])
@@ -156,7 +184,8 @@ def recording(batch=2, frames=FRAMES, dtype=torch.float32):
 
 
 def test_every_flow_is_here():
-    assert set(FLOWS) == {name for name in CONFIGS if hasattr(make(name), "inverse")}
+    filtered = {"wg-wavenet"}  # behind its flow is a filter: tests/test_wg_wavenet.py
+    assert set(FLOWS) == {name for name in CONFIGS if hasattr(make(name), "inverse")} - filtered
 
 
 @pytest.mark.parametrize("name", FLOWS)
@@ -166,8 +195,10 @@ def test_flows_invert(name, dtype, bound):
     z, _ = FLOWS[name](*model(wave, mel))
     assert (z.reshape(wave.shape) - wave).abs().max() > 0.1
     torch.testing.assert_close(model.inverse(z, mel), wave, rtol=0, atol=bound)
-    torch.testing.assert_close(model.generate(mel, noise=z), wave, rtol=0, atol=bound)
     torch.testing.assert_close(*(model(wave, mel)[0] for _ in range(2)), rtol=0, atol=0)
+    if "squeezewave" in name:  # generates with its normalisation folded, which is another function at the edges
+        return
+    torch.testing.assert_close(model.generate(mel, noise=z), wave, rtol=0, atol=bound)
     if dtype == torch.float32:
         torch.testing.assert_close(fastwave.Vocoder(model).generate(mel, noise=z), wave, rtol=0, atol=bound)
 
