@@ -113,7 +113,8 @@ class FrameConditioner:
     def columns(self, mel: Tensor, first: int, end: int, start: int, threads: int) -> list[Tensor]:
         """See Conditioner.columns."""
         known = first + mel.shape[2]
-        low, high = start + self.early if start else 0, min(end + self.early, known)
+        high = min(end + self.early, known)
+        low = min(start + self.early, high) if start else 0
         frames = _upsample(mel, self.frame_weights, self.frame_spec, low - first, high - first, threads)
         return [frames, self.interpolation(first, known, start, end, threads).expand(len(mel), -1, -1)]
 
