@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastwave.layers import GatedStack
-from fastwave.models import WaveNet
+from fastwave.models import ParallelModel, WaveNet
 from fastwave.ops import heads
+from fastwave.ops.gated_stack import GatedStackSpec, GatedStackWeights
 
-__all__ = ["ConvolutionStacks", "IncrementalWaveNet", "onnx_runtime"]
+__all__ = ["ConvolutionModel", "ConvolutionStacks", "IncrementalWaveNet", "convolution_stack", "onnx_runtime"]
 
 
 def _linear(bias: Tensor, weight: Tensor, x: Tensor) -> Tensor:
@@ -123,38 +124,77 @@ class ConvolutionStacks(nn.Module):
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         """x (batch, in_channels, time), c (batch, cond_channels, columns) -> (batch, out_channels, time)."""
         for spec, weights in self.stacks:
-            x = self._stack(spec, weights, x, c)
+            x = convolution_stack(spec, weights, x, c)
         return x
 
-    def _stack(self, spec, weights, x: Tensor, c: Tensor) -> Tensor:
-        def convolution(h: Tensor, weight: Tensor, bias: Tensor, dilation: int, causal: bool) -> Tensor:
-            reach = (weight.shape[-1] - 1) * dilation
-            padded = F.pad(h, (reach, 0) if causal else (reach // 2, reach // 2))
-            return F.conv1d(padded, weight, bias, dilation=dilation)
 
-        def product(h: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-            return F.conv1d(h, weight[..., None], bias)
+class ConvolutionModel(nn.Module):
+    """A parallel model, mel to waveform, its stacks as in ConvolutionStacks."""
 
-        delayed = F.pad(x[..., :-1], (1, 0)) if spec.delay == "input" else x
-        h = convolution(delayed, weights.front, weights.front_bias, 1, spec.front_causal)
-        h = h.relu() if spec.front_relu else h
-        skip = 0
-        for i, dilation in enumerate(spec.dilations):
+    def __init__(self, model: ParallelModel):
+        super().__init__()
+        self.model, self.stages = model, model.stages()
+        self.weights = [stage.stack.weights() for stage in self.stages]
+
+    def forward(self, noise: Tensor, mel: Tensor) -> Tensor:
+        """noise in the model's layout, mel (batch, n_mels, frames) -> (batch, samples)."""
+        conditioning = self.model.condition(mel)
+
+        def run(i: int, x: Tensor, *others: Tensor, y: Tensor | None = None) -> tuple[Tensor, ...]:
+            stage = self.stages[i]
+            c = None if stage.condition is None else stage.condition(conditioning)
+            out = convolution_stack(stage.stack.spec, self.weights[i], x, c, y=y, u=stage.u)
+            return out, x, *others
+
+        return self.model.synthesize(noise, run)[:, 0]
+
+
+def convolution_stack(
+    spec: GatedStackSpec,
+    weights: GatedStackWeights,
+    x: Tensor,
+    c: Tensor | None,
+    *,
+    y: Tensor | None = None,
+    u: Tensor | None = None,
+) -> Tensor:
+    """One of them; arguments as in gated_stack_ref."""
+
+    def convolution(h: Tensor, weight: Tensor, bias: Tensor, dilation: int, causal: bool, groups: int = 1) -> Tensor:
+        reach = (weight.shape[-1] - 1) * dilation
+        padded = F.pad(h, (reach, 0) if causal else (reach // 2, reach // 2))
+        return F.conv1d(padded, weight, bias, dilation=dilation, groups=groups)
+
+    def product(h: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        return F.conv1d(h, weight[..., None], bias)
+
+    delayed = F.pad(x[..., :-1], (1, 0)) if spec.delay == "input" else x
+    h = convolution(delayed, weights.front, weights.front_bias, 1, spec.front_causal)
+    h = h.relu() if spec.front_relu else h
+    skip = 0
+    for i, dilation in enumerate(spec.dilations):
+        v = h if u is None else h + u[:, i, :, None]
+        if spec.separable:
+            taps, bias = weights.depthwise[i][:, None], weights.depthwise_bias[i]
+            v = convolution(v, taps, bias, dilation, spec.causal, groups=len(taps))
+        a = convolution(v, weights.conv[i], weights.conv_bias[i], dilation, spec.causal)
+        if c is not None:
             conditioning = product(c, weights.cond[i])
-            if spec.cond_repeat > 1:
-                conditioning = conditioning.repeat_interleave(spec.cond_repeat, -1)
-            a = convolution(h, weights.conv[i], weights.conv_bias[i], dilation, spec.causal) + conditioning
-            a_filter, a_gate = a.chunk(2, 1)
-            z = a_filter.tanh() * a_gate.sigmoid()
+            a = a + (conditioning.repeat_interleave(spec.cond_repeat, -1) if spec.cond_repeat > 1 else conditioning)
+        a_filter, a_gate = a.chunk(2, 1)
+        z = a_filter.tanh() * a_gate.sigmoid()
+        if spec.skip_channels:
             skip = skip + product(z, weights.skip[i], weights.skip_bias[i])
-            if i + 1 < spec.layers:
-                h = (h + product(z, weights.residual[i], weights.residual_bias[i])) * spec.residual_scale
-        for weight, bias, relu in zip(weights.head, weights.head_bias, spec.head_relu, strict=True):
-            skip = product(skip.relu() if relu else skip, weight, bias)
-        if spec.epilogue == "none":
-            return skip
-        mu, log_sigma = skip.chunk(2, 1) if spec.epilogue_order == "mu" else skip.chunk(2, 1)[::-1]
-        return x * log_sigma.exp() + mu
+        if i + 1 < spec.layers or not spec.skip_channels:
+            h = (h + product(z, weights.residual[i], weights.residual_bias[i])) * spec.residual_scale
+    out = skip if spec.skip_channels else h
+    for weight, bias, relu in zip(weights.head, weights.head_bias, spec.head_relu, strict=True):
+        out = product(out.relu() if relu else out, weight, bias)
+    if spec.epilogue == "none":
+        return out
+    mu, log_sigma = out.chunk(2, 1) if spec.epilogue_order == "mu" else out.chunk(2, 1)[::-1]
+    y = x if y is None else y
+    return y * log_sigma.exp() + mu if spec.epilogue == "affine" else (y - mu) * (-log_sigma).exp()
 
 
 def onnx_runtime(module: nn.Module, inputs: tuple[Tensor, ...], threads: int) -> Callable[[], Tensor]:

@@ -15,16 +15,35 @@ import torch
 from torch import Tensor
 
 import fastwave
-from benchmarks.baseline import ConvolutionStacks, IncrementalWaveNet, onnx_runtime
+from benchmarks.baseline import ConvolutionModel, ConvolutionStacks, IncrementalWaveNet, onnx_runtime
 from benchmarks.ceilings import Work, sampler_work, stack_work
 from fastwave import noise
 from fastwave.audio import MelSpec
 from fastwave.layers import GatedStack
-from fastwave.models import ClariNetStudent, ClariNetStudentConfig, WaveNet, WaveNetConfig
-from fastwave.ops.gated_stack import GatedStackSpec, gated_stack
+from fastwave.models import (
+    ClariNetStudent,
+    ClariNetStudentConfig,
+    DiffWave,
+    DiffWaveConfig,
+    FloWaveNet,
+    FloWaveNetConfig,
+    ParallelModel,
+    ParallelWaveGAN,
+    ParallelWaveGANConfig,
+    SqueezeWave,
+    SqueezeWaveConfig,
+    WaveGlow,
+    WaveGlowConfig,
+    WaveNet,
+    WaveNetConfig,
+    WGWaveNet,
+    WGWaveNetConfig,
+)
+from fastwave.ops.gated_stack import GatedStackSpec, gated_stack, project
 from fastwave.ops.rounding import DTYPES
 from fastwave.ops.wavenet_sample import initial_sampler_state, wavenet_sample
 from fastwave.pack import pack_gated_stack
+from fastwave.runners import Parallel
 
 __all__ = ["CASES", "Case", "FirstChunk", "Sampler", "Stacks", "Voice", "Workload"]
 
@@ -204,6 +223,70 @@ class Voice:
         return {PYTORCH: make}
 
 
+class Generation:
+    """Vocoder.generate of a parallel model, noise given, random weights; ``work`` is that of its stacks."""
+
+    batch = 1
+
+    def __init__(self, model: ParallelModel, onnx: bool = True):
+        torch.manual_seed(0)
+        self.model, self.onnx = model.requires_grad_(False).eval(), onnx
+        self.convolutions = ConvolutionModel(self.model)
+        self.mel = model.config.mel
+        self.sample_rate, self.unit = self.mel.sample_rate, 16 * self.mel.hop_length
+
+    def work(self, dtype: str) -> Work:
+        """Of each stage; what several project of the conditioning is counted once."""
+        runner = Parallel(self.model, dtype)
+        work = Work(operations={})
+        for i, (stage, spec) in enumerate(zip(runner.stages, runner.specs, strict=True)):
+            if runner.shared.get(i, i) != i:
+                spec = dataclasses.replace(spec, cond_channels=0)
+            work += stack_work(spec) / stage.group
+        return work
+
+    def _inputs(self, samples: int) -> tuple[Tensor, Tensor]:
+        torch.manual_seed(0)
+        frames = samples // self.mel.hop_length
+        columns = frames * self.model.noise_rate
+        return _noise(self.model.noise_kinds, columns), torch.rand(1, self.mel.n_mels, frames)
+
+    def kernels(self, samples: int, dtype: str, threads: int) -> Run:
+        vocoder = fastwave.Vocoder(self.model, dtype=dtype, threads=threads)
+        z, mel = self._inputs(samples)
+        return lambda: vocoder.generate(mel, noise=z)
+
+    def baselines(self, threads: int) -> dict[str, Callable[[int], Run]]:
+        def run(samples: int) -> Run:
+            inputs = self._inputs(samples)
+            return torch.inference_mode()(lambda: self.convolutions(*inputs))
+
+        rivals = {PYTORCH: run}
+        if self.onnx:
+            rivals[ONNX] = lambda samples: onnx_runtime(self.convolutions, self._inputs(samples), threads)
+        return rivals
+
+
+class DiffusionStep(Stacks):
+    """One call of DiffWave's network. What depends on the mel alone is projected before, for it serves every step."""
+
+    def __init__(self, model: DiffWave):
+        self.model = model.requires_grad_(False)
+        super().__init__([model.stack.spec], model.config.mel.sample_rate)
+        self.stacks = [model.stack]
+        self.convolutions = ConvolutionStacks(self.stacks)
+        self.u = model.stages()[0].u
+
+    def work(self, dtype: str) -> Work:
+        return stack_work(dataclasses.replace(_typed(self.specs[0], dtype), cond_channels=0))
+
+    def kernels(self, samples: int, dtype: str, threads: int) -> Run:
+        spec, (x, c) = _typed(self.specs[0], dtype), self._inputs(samples)
+        weights = pack_gated_stack(self.model.stack.weights(), spec)
+        projected = project(c, weights, spec, threads=threads)
+        return lambda: gated_stack(x, weights, spec, projected=projected, u=self.u, threads=threads)
+
+
 class FirstChunk:
     """Vocoder.stream: the first frame's samples of one utterance after the other; its time is the latency of a stream.
 
@@ -353,5 +436,60 @@ CASES = (
         about="Parallel WaveGAN's generator: 30 layers x 64, kernel 3, 22.05 kHz",
         make=lambda: Stacks([PARALLEL_WAVEGAN], 22050),
         dtypes=FLOATS,
+    ),
+    Case(
+        name="parallel-wavegan-mel",
+        about="the whole of it, mel to waveform",
+        make=lambda: Generation(
+            ParallelWaveGAN(
+                ParallelWaveGANConfig(mel=MelSpec.preset("kan-bayashi/ParallelWaveGAN"), upsample_scales=(4, 4, 4, 4))
+            )
+        ),
+        dtypes=FLOATS,
+        threads=(1, 2),
+    ),
+    Case(
+        name="diffwave-step",
+        about="one call of DiffWave BASE's network: 30 layers x 64, kernel 3, 22.05 kHz",
+        make=lambda: DiffusionStep(DiffWave(DiffWaveConfig.base())),
+        dtypes=FLOATS,
+        threads=(1, 2),
+    ),
+    Case(
+        name="diffwave-fast",
+        about="DiffWave BASE along 6 steps, mel to waveform",
+        make=lambda: Generation(DiffWave(DiffWaveConfig.base(fast=True))),
+        dtypes=FLOATS,
+        threads=(2,),
+    ),
+    Case(
+        name="wg-wavenet",
+        about="WG-WaveNet g-8, mel to waveform, 22.05 kHz",
+        make=lambda: Generation(WGWaveNet(WGWaveNetConfig.g_8())),
+        dtypes=FLOATS,
+        threads=(2,),
+    ),
+    Case(
+        name="waveglow",
+        about="WaveGlow: 12 flows of 8 layers x 256, mel to waveform, 22.05 kHz",
+        make=lambda: Generation(WaveGlow(WaveGlowConfig(mel=MelSpec.preset("NVIDIA/waveglow"))), onnx=False),
+        dtypes=FLOATS,
+        threads=(2,),
+    ),
+    Case(
+        name="squeezewave",
+        about="SqueezeWave a128 c256, mel to waveform, 22.05 kHz",
+        make=lambda: Generation(
+            SqueezeWave(SqueezeWaveConfig(mel=MelSpec.preset("tianrengao/SqueezeWave"), group=128, channels=256))
+        ),
+        dtypes=FLOATS,
+        threads=(2,),
+    ),
+    Case(
+        name="flowavenet",
+        about="FloWaveNet: 8 blocks of 6 flows, 2 layers x 256, mel to waveform, 22.05 kHz",
+        make=lambda: Generation(FloWaveNet(FloWaveNetConfig(mel=MelSpec.preset("ksw0306/FloWaveNet"))), onnx=False),
+        dtypes=FLOATS,
+        threads=(2,),
     ),
 )

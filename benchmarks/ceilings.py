@@ -83,6 +83,11 @@ class Work:
         operations.update(other.operations)
         return Work(operations=dict(operations), streamed=self.streamed + other.streamed)
 
+    def __truediv__(self, samples: int) -> Work:
+        """Of one sample, where this is the work of so many."""
+        operations = {dtype: amount / samples for dtype, amount in self.operations.items()}
+        return Work(operations=operations, streamed=self.streamed / samples)
+
 
 def find_caches() -> dict[str, int]:
     """Bytes of the first core's caches, {"l2": ..., "l3": ...}, as Linux lists them."""
