@@ -465,7 +465,7 @@ CASES = (
     Case(
         name="wg-wavenet",
         about="WG-WaveNet g-8, mel to waveform, 22.05 kHz",
-        make=lambda: Generation(WGWaveNet(WGWaveNetConfig.g_8())),
+        make=lambda: Generation(WGWaveNet(WGWaveNetConfig.g_8()), onnx=False),
         dtypes=FLOATS,
         threads=(2,),
     ),
@@ -480,7 +480,8 @@ CASES = (
         name="squeezewave",
         about="SqueezeWave a128 c256, mel to waveform, 22.05 kHz",
         make=lambda: Generation(
-            SqueezeWave(SqueezeWaveConfig(mel=MelSpec.preset("tianrengao/SqueezeWave"), group=128, channels=256))
+            SqueezeWave(SqueezeWaveConfig(mel=MelSpec.preset("tianrengao/SqueezeWave"), group=128, channels=256)),
+            onnx=False,
         ),
         dtypes=FLOATS,
         threads=(2,),
