@@ -11,7 +11,6 @@ from refusals import assert_refused
 from trainings import assert_resumes, losses_on_speech, needs_speech
 
 import fastwave
-from fastwave import models
 from fastwave.audio import MelSpec
 from fastwave.converters.lmnt_diffwave import keys
 from fastwave.converters.state_dict import _part
@@ -188,9 +187,8 @@ def test_noise_is_used_from_the_first_channel_on():
     assert_refused(lambda: model.generate(mel, noise=noise[:, 1:]), "noise must be (1, 4, 48), got (1, 3, 48)")
 
 
-@pytest.mark.parametrize("unconditional", [False, True])
-def test_ragged_rows_are_rows_alone(unconditional):
-    model, mel, noise = small(**FEW, unconditional=unconditional), normal(3, 6, 5), normal(3, 4, 80)
+def test_ragged_rows_of_an_unconditional_model():
+    model, mel, noise = small(**FEW, unconditional=True), normal(3, 6, 5), normal(3, 4, 80)
     lengths = torch.tensor([5, 1, 3])
     wave = model.generate(mel, noise=noise, lengths=lengths)
     for row, frames in enumerate(lengths.tolist()):
@@ -200,9 +198,8 @@ def test_ragged_rows_are_rows_alone(unconditional):
         assert not wave[row, 16 * frames :].any()
 
 
-@pytest.mark.parametrize("unconditional", [False, True])
-def test_streams_are_generate(unconditional):
-    vocoder = fastwave.Vocoder(small(torch.float32, **FEW, unconditional=unconditional), threads=1)
+def test_streams_of_an_unconditional_model():
+    vocoder = fastwave.Vocoder(small(torch.float32, **FEW, unconditional=True), threads=1)
     mel = normal(2, 6, 50).float()
     whole = vocoder.generate(mel, seed=3)
     torch.testing.assert_close(whole, vocoder.model.generate(mel, seed=3), rtol=0, atol=1e-5)
@@ -220,15 +217,6 @@ def test_an_unconditional_model_reads_of_the_mel_its_shape():
     loss = model.loss(wave, mel)
     torch.manual_seed(0)
     assert torch.equal(model.loss(wave, mel + 1), loss)
-
-
-def test_saved_and_loaded(tmp_path):
-    model = small(torch.float32, **FEW, fast=True)
-    model.save(tmp_path)
-    loaded = models.load(tmp_path)
-    assert loaded.config == model.config
-    mel = normal(1, 6, 3).float()
-    assert torch.equal(loaded.generate(mel, seed=2), model.generate(mel, seed=2))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ from refusals import assert_refused
 from trainings import assert_resumes, losses_on_speech, needs_speech
 
 import fastwave
-from fastwave import models
 from fastwave.audio import MelSpec
 from fastwave.flows import flow_nll
 from fastwave.models import SqueezeWave, SqueezeWaveConfig
@@ -100,20 +99,10 @@ def test_the_papers_models(group, channels):
     assert products * 22_050 / 256 / 1e9 == pytest.approx(paper, rel=0.03)
 
 
-def test_inverse():
-    for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 1e-4)):
-        for training in (False, True):
-            model = small(dtype).train(training)
-            wave, mel = 0.3 * normal(2, 7 * 16).to(dtype), normal(2, 3, 7, seed=1).to(dtype)
-            z, _ = model(wave, mel)
-            assert z.shape == (2, 8, 14)
-            torch.testing.assert_close(model.inverse(z, mel), wave, rtol=0, atol=tolerance)
-
-
-def test_log_determinant():
-    model, wave, mel = small(), normal(1, 32), normal(1, 3, 2, seed=1)
-    jacobian = torch.autograd.functional.jacobian(lambda wave: model(wave, mel)[0], wave).reshape(32, 32)
-    torch.testing.assert_close(model(wave, mel)[1], torch.linalg.slogdet(jacobian)[1][None])
+def test_inverse_with_the_batchs_statistics():
+    model, wave, mel = small().train(), 0.3 * normal(2, 7 * 16), normal(2, 3, 7, seed=1)
+    z, _ = model(wave, mel)
+    torch.testing.assert_close(model.inverse(z, mel), wave, rtol=0, atol=1e-10)
 
 
 def test_folded_only_the_outer_columns_differ():
@@ -141,40 +130,12 @@ def test_training_moves_the_statistics_and_validating_does_not():
         assert not torch.equal(norm.running_mean, mean)
 
 
-def test_ragged_rows_are_rows_alone():
-    model, mel, noise = small(), normal(3, 3, 6), normal(3, 8, 12, seed=1)
-    lengths = torch.tensor([6, 1, 4])
-    wave = model.generate(mel, noise=noise, lengths=lengths)
-    for row, frames in enumerate(lengths.tolist()):
-        alone = model.generate(mel[row : row + 1, :, :frames], noise=noise[row : row + 1, :, : 2 * frames])
-        torch.testing.assert_close(wave[row : row + 1, : 16 * frames], alone)
-        assert not wave[row, 16 * frames :].any()
-
-
-def test_generate_from_a_seed():
-    model, mel = small(torch.float32), normal(2, 3, 5).float()
-    wave = model.generate(mel, seed=3)
-    assert wave.shape == (2, 80) and wave.isfinite().all()
-    drawn = fastwave.noise.draw(model.noise_kinds, 3, 2, 0, 10)
-    assert torch.equal(model.generate(mel, noise=drawn, temperature=0.5), model.generate(mel, seed=3, temperature=0.5))
-
-
-@pytest.mark.parametrize("layers", [1, 2])
-def test_streams_are_generate(layers):
-    """Also where a coupling looks half a frame ahead."""
-    vocoder, mel = fastwave.Vocoder(small(torch.float32, layers=layers), threads=1), normal(2, 3, 50).float()
+def test_streams_where_a_coupling_looks_half_a_frame_ahead():
+    vocoder, mel = fastwave.Vocoder(small(torch.float32, layers=1), threads=1), normal(2, 3, 50).float()
     whole = vocoder.generate(mel, seed=3)
     torch.testing.assert_close(whole, vocoder.model.generate(mel, seed=3), rtol=0, atol=1e-5)
     for cut in (1, 7):
         assert torch.equal(torch.cat(list(vocoder.stream(mel.split(cut, 2), seed=3)), 1), whole)
-
-
-def test_saved_and_loaded(tmp_path):
-    model, mel = small(torch.float32), normal(1, 3, 5).float()
-    model.save(tmp_path)
-    loaded = models.load(tmp_path)
-    assert loaded.config == model.config
-    assert torch.equal(loaded.generate(mel), model.generate(mel))
 
 
 @pytest.mark.parametrize(
