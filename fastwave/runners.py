@@ -66,7 +66,7 @@ class Autoregressive:
         return run
 
 
-PROJECTED_BYTES = 2**30  # of projected conditioning that an utterance may hold
+PROJECTED_BYTES = 2**29  # of projected conditioning that an utterance may wait for
 
 
 class Parallel:
@@ -142,26 +142,41 @@ class Parallel:
 class _Columns:
     """What some stage still has to read of the columns of an utterance; around the utterance there are zeros.
 
+    They stand in a tensor with room for more, so that a column is copied once or twice, not with every block.
+
     Args:
         dim: of time.
     """
 
     def __init__(self, dim: int) -> None:
-        self.dim, self.first, self.columns = dim, 0, None
+        self.dim, self.first = dim, 0  # the first column that is kept
+        self.store, self.start, self.count = None, 0, 0  # where it stands, and how many there are
+
+    @property
+    def columns(self) -> Tensor:
+        return self.store.narrow(self.dim, self.start, self.count)
 
     def append(self, columns: Tensor) -> None:
-        self.columns = columns if self.columns is None else torch.cat([self.columns, columns], self.dim)
+        count = columns.shape[self.dim]
+        if self.store is None or self.start + self.count + count > self.store.shape[self.dim]:
+            shape = list(columns.shape)
+            shape[self.dim] = 2 * (self.count + count)
+            store = columns.new_empty(shape)
+            if self.count:
+                store.narrow(self.dim, 0, self.count).copy_(self.columns)
+            self.store, self.start = store, 0
+        self.store.narrow(self.dim, self.start + self.count, count).copy_(columns)
+        self.count += count
 
     def forget(self, before: int) -> None:
         """Columns before this one will not be read any more."""
         passed = max(0, before - self.first)
-        self.columns = self.columns.narrow(self.dim, passed, self.columns.shape[self.dim] - passed)
-        self.first += passed
+        self.first, self.start, self.count = self.first + passed, self.start + passed, self.count - passed
 
     def window(self, start: int, end: int) -> Tensor:
         """Columns [start, end)."""
-        start, end, columns = start - self.first, end - self.first, self.columns.shape[self.dim]
-        low, high = max(0, start), min(end, columns)
+        start, end = start - self.first, end - self.first
+        low, high = max(0, start), min(end, self.count)
         inside = self.columns.narrow(self.dim, low, high - low)
         around = (0, 0) * (2 - self.dim) + (low - start, end - high)
         return nn.functional.pad(inside, around) if any(around) else inside
