@@ -275,13 +275,19 @@ def test_gated_stack_rows_do_not_depend_on_batch_or_threads(isa):
         assert not together[row, :, length:].any()
 
 
+# threads share a layer's columns; or its rows, where it has many weights
+MANY_WEIGHTS = dict(residual_channels=304, gate_channels=304, skip_channels=32, dilations=(1, 4), head_channels=(32, 2))
+MANY_WEIGHTS_SEPARABLE = MANY_WEIGHTS | dict(separable=True, residual_channels=640, gate_channels=336)
+SHARED = {name: SHAPES[name] for name in ("plain", "repeat", "centred", "affine-output", "no-skip", "tiny")}
+SHARED |= {name: SHAPES[name] for name in ("separable", "interpolated")}
+SHARED |= {"many-weights": MANY_WEIGHTS, "many-weights-interpolated": MANY_WEIGHTS | SHAPES["interpolated"]}
+SHARED |= {"many-weights-separable": MANY_WEIGHTS_SEPARABLE}
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(
-    "shape",
-    ["plain", "repeat", "centred", "affine-output", "no-skip", "tiny", "separable", "interpolated"],
-)
+@pytest.mark.parametrize("shape", SHARED)
 def test_one_row_on_several_threads_is_the_same_to_the_bit(isa, shape, dtype):
-    spec = GatedStackSpec(**(SMALL | SHAPES[shape]), dtype=dtype)
+    spec = GatedStackSpec(**(SMALL | SHARED[shape]), dtype=dtype)
     stack, _ = make_stack(spec)
     weights = pack_gated_stack(stack.weights(), spec)
     x, c, extras = make_inputs(spec, 250, batch=1)

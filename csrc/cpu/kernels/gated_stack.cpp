@@ -16,7 +16,8 @@ namespace fastwave::FASTWAVE_ISA {
 
 namespace {
 
-constexpr int64_t chunk = 96;  // a multiple of every tile_columns
+constexpr int64_t chunk = 96;               // a multiple of every tile_columns
+constexpr int64_t many_words = 128 * 1024;  // of a layer's weights, for threads to share its rows
 
 // A ring of columns in time order.
 struct Ring {
@@ -135,10 +136,15 @@ struct Stack {
 private:
     int64_t load_conditioning(int64_t from, int64_t to);
     void front(const StackWeights& w, int64_t first, int64_t n, const Ring& h);
-    void layer(const LayerWeights& w, int64_t index, Columns columns, const Ring* h, const Ring* v);
+    void layer(const LayerWeights& w, int64_t index, int64_t first, int64_t n, const Ring* h, const Ring* v);
+    void filter(const LayerWeights& w, int64_t index, Columns columns, const Ring& v);
+    void gates(const LayerWeights& w, int64_t index, Columns columns, Panels panels, const Ring& v);
+    void round_gates(Columns columns);
+    void products(const LayerWeights& w, int64_t index, Columns columns, Panels panels, const Ring* h);
+    void taps(const float** out, int64_t index, Columns columns, int64_t tap, const Ring& v) const;
+    float* filtered(int64_t place) const;
     void round(int64_t index, Columns columns, const Ring* h, const Ring* v);
     void hold(float* to, const float* from) const;
-    const float* depthwise(const LayerWeights& w, const float* const* taps, int64_t place);
     void head(StackWeights heads, int64_t first, int64_t n, const Ring& last);
     void write(int64_t first, int64_t n, const float* parameters, int64_t stride);
     void restore(const Ring* h, const Ring* v);
@@ -209,27 +215,44 @@ void Stack<T>::round(int64_t index, Columns columns, const Ring* h, const Ring* 
     }
 }
 
-// The depthwise convolution of one column, oldest tap first, rounded; `place` is where it stands in the chunk.
+// Pointers to what tap `tap` of layer `index` reads.
 template <class T>
-const float* Stack<T>::depthwise(const LayerWeights& w, const float* const* taps, int64_t place) {
-    const int64_t channels = padded(s.residual);
-    float* sum = buffers.depthwise + place * (channels + T::column_words(s.residual));
-    for (int64_t at = 0; at < channels; at += width) {
-        vec value = load(w.depthwise + at);
-        for (int64_t j = 0; j < s.kernel_size; ++j)
-            value = fma(load(w.depthwise + (1 + j) * channels + at), load(taps[j] + at), value);
-        store(sum + at, value);
-    }
-    return as_words<T>(sum + channels, sum, s.residual);
+void Stack<T>::taps(const float** out, int64_t index, Columns columns, int64_t tap, const Ring& v) const {
+    const int64_t t = columns.first - s.reach(index) + s.lag(index) + tap * s.dilations[index];
+    v.columns(out, t, columns.n);
+    for (int64_t i = 0; i < columns.n; ++i)
+        if (t + i >= p.length || t + i < begin) out[i] = buffers.zeros;
 }
 
-// Layer `index` for some columns: reads its own rings, writes into the next layer's.
+// Where a depthwise convolution's result stands, in float32, and in words of T padded(residual) floats behind it.
 template <class T>
-void Stack<T>::layer(const LayerWeights& w, int64_t index, Columns columns, const Ring* h, const Ring* v) {
-    const int64_t first = columns.first, n = columns.n;
-    const int64_t rows = s.gate_rows(), d = s.dilations[index], k = s.kernel_size;
-    const int64_t left = s.reach(index) - s.lag(index);
+float* Stack<T>::filtered(int64_t place) const {
+    return buffers.depthwise + place * (padded(s.residual) + T::column_words(s.residual));
+}
 
+// The depthwise convolution of a separable layer, oldest tap first, rounded.
+template <class T>
+void Stack<T>::filter(const LayerWeights& w, int64_t index, Columns columns, const Ring& v) {
+    if (!s.separable) return;
+    const int64_t channels = padded(s.residual);
+    const float* from[max_taps][chunk];
+    for (int64_t j = 0; j < s.kernel_size; ++j) taps(from[j], index, columns, j, v);
+    for (int64_t i = 0; i < columns.n; ++i) {
+        float* sum = filtered(columns.offset + i);
+        for (int64_t at = 0; at < channels; at += width) {
+            vec value = load(w.depthwise + at);
+            for (int64_t j = 0; j < s.kernel_size; ++j)
+                value = fma(load(w.depthwise + (1 + j) * channels + at), load(from[j][i] + at), value);
+            store(sum + at, value);
+        }
+        as_words<T>(sum + channels, sum, s.residual);
+    }
+}
+
+// z of layer `index` for some columns, and of it the channels of some panels.
+template <class T>
+void Stack<T>::gates(const LayerWeights& w, int64_t index, Columns columns, Panels panels, const Ring& v) {
+    const int64_t first = columns.first, n = columns.n, rows = s.gate_rows();
     const float* init[chunk];
     const float* cond[chunk + max_taps];
     Segment segments[max_taps + 1];
@@ -249,14 +272,14 @@ void Stack<T>::layer(const LayerWeights& w, int64_t index, Columns columns, cons
         // two threads may want one column of c: each makes its own
         const int64_t place = key + margin - cond_key(first - columns.offset) + columns.part * s.cond_taps;
         float* projected[chunk + max_taps];
-        for (int64_t i = 0; i < keys; ++i) projected[i] = buffers.projected + (place + i) * rows;
         const float* from[chunk + max_taps];
         for (int64_t i = 0; i < keys; ++i) {
+            projected[i] = buffers.projected + (place + i) * rows;
             cond[i] = buffers.cond.at(key + i);
             from[i] = margin ? buffers.zeros : bias;
         }
         const Segment segment = {w.cond, s.cond_channels, cond};
-        product<T>({0, rows / panel}, keys, &segment, 1, from, StorePlain{projected, false});
+        product<T>(panels, keys, &segment, 1, from, StorePlain{projected, false});
         for (int64_t i = 0; i < n; ++i) {
             frames[i] = projected[cond_key(first + i) - margin - key];
             if (!margin) init[i] = frames[i];
@@ -267,44 +290,81 @@ void Stack<T>::layer(const LayerWeights& w, int64_t index, Columns columns, cons
         }
     }
 
-    const float* taps[max_taps][chunk];
-    for (int64_t j = 0; j < k; ++j) {
-        const int64_t t = first - left + j * d;
-        v[index].columns(taps[j], t, n);
-        for (int64_t i = 0; i < n; ++i)
-            if (t + i >= p.length || t + i < begin) taps[j][i] = buffers.zeros;
-        if (!s.separable)
-            segments[count++] = {w.taps + j * matrix_words(T::dtype, rows, s.residual), s.residual, taps[j]};
-    }
-    const float* filtered[chunk];
+    const float* x[max_taps][chunk];
     if (s.separable) {
-        for (int64_t i = 0; i < n; ++i) {
-            const float* column[max_taps];
-            for (int64_t j = 0; j < k; ++j) column[j] = taps[j][i];
-            filtered[i] = depthwise(w, column, columns.offset + i);
+        const int64_t words = T::same_as_float ? 0 : padded(s.residual);
+        for (int64_t i = 0; i < n; ++i) x[0][i] = filtered(columns.offset + i) + words;
+        segments[count++] = {w.taps, s.residual, x[0]};
+    } else {
+        for (int64_t j = 0; j < s.kernel_size; ++j) {
+            taps(x[j], index, columns, j, v);
+            segments[count++] = {w.taps + j * matrix_words(T::dtype, rows, s.residual), s.residual, x[j]};
         }
-        segments[count++] = {w.taps, s.residual, filtered};
     }
     float* z[chunk];
     for (int64_t i = 0; i < n; ++i) z[i] = buffers.z + (columns.offset + i) * padded(s.gate);
-    product<T>({0, rows / panel}, n, segments, count, start, StoreGated{z});
+    product<T>(panels, n, segments, count, start, StoreGated{z});
+}
 
+template <class T>
+void Stack<T>::round_gates(Columns columns) {
+    for (int64_t i = columns.offset; i < columns.offset + columns.n; ++i)
+        as_words<T>(buffers.z_words + i * T::column_words(s.gate), buffers.z + i * padded(s.gate), s.gate);
+}
+
+// Some panels of residual and skip.
+template <class T>
+void Stack<T>::products(const LayerWeights& w, int64_t index, Columns columns, Panels panels, const Ring* h) {
+    const int64_t first = columns.first, n = columns.n;
     const float* h_now[chunk];
     float* h_next[chunk];
     float* skip[chunk];
     h[index].columns(h_now, first, n);
     h[index + 1].columns(h_next, first, n);
     if (s.skip) buffers.skip.columns(skip, first, n);
-    const float* x[chunk];
+    const float *x[chunk], *init[chunk];
     for (int64_t i = 0; i < n; ++i) {
+        const int64_t place = columns.offset + i;
         init[i] = w.product_bias;
-        x[i] = as_words<T>(buffers.z_words + (columns.offset + i) * T::column_words(s.gate), z[i], s.gate);
+        x[i] =
+            T::same_as_float ? buffers.z + place * padded(s.gate) : buffers.z_words + place * T::column_words(s.gate);
     }
     const Segment segment = {w.product, s.gate, x};
     const int64_t residual_panels = s.has_residual(index) ? padded(s.residual) / panel : 0;
-    product<T>({0, s.product_rows(index) / panel}, n, &segment, 1, init,
+    product<T>(panels, n, &segment, 1, init,
                StoreResidualSkip{residual_panels, h_now, h_next, skip, s.residual_scale, index == 0});
-    round(index + 1, columns, h, v);
+}
+
+// Layer `index` for n columns: reads its own rings, writes into the next layer's. Threads share the columns, and meet
+// once; or, where the weights would fill a core's cache and more, each takes its own rows of them for all columns.
+template <class T>
+void Stack<T>::layer(const LayerWeights& w, int64_t index, int64_t first, int64_t n, const Ring* h, const Ring* v) {
+    const Panels all_gates = {0, s.gate_rows() / panel}, all_products = {0, s.product_rows(index) / panel};
+    const int64_t words = (s.separable ? 1 : s.kernel_size) * matrix_words(T::dtype, s.gate_rows(), s.residual) +
+                          (p.c ? matrix_words(T::dtype, s.gate_rows(), s.cond_channels) : 0) +
+                          matrix_words(T::dtype, s.product_rows(index), s.gate);
+    const Columns all = {first, n, 0, 0};
+    auto by_columns = [&](auto run) {
+        split(p.team, [&](int64_t i, int64_t parts) {
+            const int64_t from = n * i / parts, to = n * (i + 1) / parts;
+            if (from < to) run(Columns{first + from, to - from, from, i});
+        });
+    };
+    if (words < many_words)
+        return by_columns([&](Columns columns) {
+            filter(w, index, columns, v[index]);
+            gates(w, index, columns, all_gates, v[index]);
+            if (!T::same_as_float) round_gates(columns);
+            products(w, index, columns, all_products, h);
+            round(index + 1, columns, h, v);
+        });
+    if (s.separable) by_columns([&](Columns columns) { filter(w, index, columns, v[index]); });
+    split(p.team,
+          [&](int64_t i, int64_t parts) { gates(w, index, all, panels_of(all_gates.end, 2, i, parts), v[index]); });
+    if (!T::same_as_float) by_columns([&](Columns columns) { round_gates(columns); });
+    split(p.team,
+          [&](int64_t i, int64_t parts) { products(w, index, all, panels_of(all_products.end, 1, i, parts), h); });
+    if (apart) by_columns([&](Columns columns) { round(index + 1, columns, h, v); });
 }
 
 template <class T>
@@ -390,11 +450,7 @@ void Stack<T>::run() {
         for (int64_t l = 0; l < s.layers; ++l) {
             lag += s.lag(l);
             n = span(lag, first);
-            if (n > 0)
-                split(p.team, [&](int64_t i, int64_t parts) {
-                    const int64_t from = n * i / parts, to = n * (i + 1) / parts;
-                    if (from < to) layer(layers[l], l, {first + from, to - from, from, i}, h, v);
-                });
+            if (n > 0) layer(layers[l], l, first, n, h, v);
         }
         if (n > 0) head(heads, first, n, h[s.layers]);
     }
