@@ -233,7 +233,7 @@ class Generation:
         self.model, self.onnx = model.requires_grad_(False).eval(), onnx
         self.convolutions = ConvolutionModel(self.model)
         self.mel = model.config.mel
-        self.sample_rate, self.unit = self.mel.sample_rate, 16 * self.mel.hop_length
+        self.sample_rate, self.unit = self.mel.sample_rate, 64 * self.mel.hop_length
 
     def work(self, dtype: str) -> Work:
         """Of each stage; what several project of the conditioning is counted once."""

@@ -23,10 +23,13 @@ from fastwave.threads import choose_threads
 __all__ = ["Autoregressive", "Parallel"]
 
 
+BLOCK_FRAMES = 32  # that generate() hands to a runner at once: enough to hide the cost of a call
+
+
 class Autoregressive:
     """Runs a WaveNet on wavenet_sample, block by block."""
 
-    streams, look_ahead = True, 0
+    streams, look_ahead, block_frames = True, 0, BLOCK_FRAMES
 
     def __init__(self, model: models.WaveNet, dtype: str):
         self.model, self.head = model, model.config.head_spec()
@@ -66,6 +69,7 @@ class Autoregressive:
         return run
 
 
+CHUNK = 96  # columns that gated_stack takes through a layer at once
 PROJECTED_BYTES = 2**29  # of projected conditioning that an utterance may wait for
 
 
@@ -87,6 +91,9 @@ class Parallel:
                 packed[stage.stack] = pack_gated_stack(stage.stack.weights(), spec)
         self.weights = [packed[stage.stack] for stage in self.stages]
         self.shared = self._shared()
+        # so many that the stage with the fewest columns too makes a chunk of them with each reading of its weights
+        widest = max(stage.group for stage in self.stages)
+        self.block_frames = max(BLOCK_FRAMES, CHUNK * widest // model.config.mel.hop_length)
         self.streams = not any(stage.reverse for stage in self.stages)
         self.look_ahead = sum(
             spec.look_ahead * stage.group for stage, spec in zip(self.stages, self.specs, strict=True)

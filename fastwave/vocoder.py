@@ -18,7 +18,6 @@ from fastwave.threads import check_threads
 __all__ = ["Vocoder", "load", "voices"]
 
 VOICES = Path(__file__).parent / "voices"
-BLOCK_FRAMES = 32  # that generate() hands to the kernels at once: enough to hide the cost of a call
 
 
 def voices() -> list[str]:
@@ -127,7 +126,7 @@ class Vocoder:
         given = None if noise is None else self.model.noise(mel, noise, seed).float()
         stream = _Stream(self, mel, given, seed, temperature, speaker, lengths)
         out, at, frames = torch.empty(len(mel), mel.shape[2] * self.hop_length), 0, mel.shape[2]
-        step = BLOCK_FRAMES if self.streams else frames
+        step = self._runner.block_frames if self.streams else frames
         for first in range(0, frames, step):
             end = min(first + step, frames)
             behind = max(0, first - self._conditioner.behind)
