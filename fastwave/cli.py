@@ -306,7 +306,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def fail(error: object, status: int) -> int:
     if isinstance(error, OSError) and error.strerror:
-        error = f"{error.strerror}: {error.filename}"
+        error = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     print(f"fastwave: error: {' '.join(str(error).split())}", file=sys.stderr)
     return status
 

@@ -3,16 +3,13 @@
 import dataclasses
 import json
 import math
-import zlib
 from pathlib import Path
 
-import numpy as np
 import pytest
 import soundfile
 import torch
-from golden import DATA, Golden, everywhere, run_stack, run_upsampler
+from golden import Golden, everywhere, run_stack, run_upsampler
 from refusals import assert_refused
-from safetensors import safe_open
 
 import fastwave
 from fastwave import audio, checkpoint
@@ -82,20 +79,9 @@ def test_inference(name, kernels):
 
 
 def full_size(name):
-    """A golden of a full configuration, whose weights a recipe makes of the names of the tensors."""
-    with safe_open(DATA / f"{name}.safetensors", "pt") as file:
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        config = json.loads(file.metadata()["config"])
-    state_dict = {}
-    for key, shape in config["state_dict_shapes"].items():
-        random = np.random.RandomState(zlib.crc32(key.encode()))
-        if key.endswith("weight_g"):
-            values = 0.7 + 0.6 * random.random_sample(shape)
-        else:
-            scale = 0.1 if len(shape) <= 1 else 1 / math.sqrt(math.prod(shape[1:]))
-            values = scale * random.standard_normal(shape)
-        state_dict[key] = torch.from_numpy(values.astype(np.float32))
-    return tensors, state_dict, config["config"]
+    """A golden of a full configuration: its tensors, state dict and configuration."""
+    golden = Golden(f"full/{name}", torch.float32)
+    return golden.tensors, golden.state_dict(), golden.hparams["config"]
 
 
 def assert_close(result, expected):
