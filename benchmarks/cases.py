@@ -39,7 +39,8 @@ from fastwave.models import (
     WGWaveNet,
     WGWaveNetConfig,
 )
-from fastwave.ops.gated_stack import GatedStackSpec, gated_stack, project
+from fastwave.ops.gated_stack import GatedStackSpec, gated_stack
+from fastwave.ops.project import project
 from fastwave.ops.rounding import DTYPES
 from fastwave.ops.wavenet_sample import initial_sampler_state, wavenet_sample
 from fastwave.pack import pack_gated_stack

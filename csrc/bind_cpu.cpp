@@ -165,6 +165,31 @@ float* workspace(int64_t floats) {
     return data.get();
 }
 
+// Runs a kernel on each of `count` groups of rows, with the parameters that `fill` gives for it, side by side.
+template <class Params, class Fill>
+void run_groups(int64_t threads, int64_t count, void (*kernel)(const Params&), const Fill& fill) {
+    const int64_t team = team_size(threads, count);
+    Interrupt interrupt;
+    interrupt.run([&] {
+        share(
+            threads, count,
+            [&](int64_t index) {
+                Params params = fill(index);
+                Helpers helpers(team);
+                params.team = helpers.size > 1 ? &helpers : nullptr;
+                params.poll = &Interrupt::poll;
+                params.poll_context = &interrupt;
+                kernel(params);
+            },
+            [&] { Interrupt::poll(&interrupt); });
+    });
+}
+
+// A row of a tensor that may be absent.
+float* row_of(const Tensor& tensor, int64_t row) {
+    return tensor ? tensor.data<float>() + row * (tensor.numel() / tensor.size(0)) : nullptr;
+}
+
 void gated_stack(const py::dict& spec, py::object x_, py::object weights_, py::object c_, py::object projected_,
                  py::object interpolation_, py::object g_, py::object u_, py::object y_, py::object lengths_,
                  py::object state_, py::object out_, bool reverse, int64_t pending, bool last, int64_t threads) {
@@ -212,37 +237,23 @@ void gated_stack(const py::dict& spec, py::object x_, py::object weights_, py::o
     if (threads < 1) fail("threads", "at least 1", threads);
     if (batch == 0 || pending + time == 0) return;  // of rows without samples there may be more than can be counted to
     const Integers valid = lengths_of(lengths, batch, pending + time);
-    const int64_t team = team_size(threads, batch);
-
-    Interrupt interrupt;
-    interrupt.run([&] {
-        share(
-            threads, batch,
-            [&](int64_t row) {
-                auto at = [row](const Tensor& tensor) {
-                    return tensor ? tensor.data<float>() + row * (tensor.numel() / tensor.size(0)) : nullptr;
-                };
-                GatedStackParams params{};
-                params.shape = shape;
-                params.weights = weights.data<float>();
-                params.x = at(x), params.c = at(c), params.g = at(g), params.u = at(u), params.y = at(y);
-                params.projected = at(projected), params.interpolation = at(interpolation);
-                params.state = at(state), params.out = at(out);
-                params.time = time;
-                params.cond_time = c ? c.size(2) : 0;
-                params.out_time = out_time;
-                params.pending = pending;
-                params.length = valid[row] - pending;
-                params.last = last;
-                params.reverse = reverse;
-                params.workspace = workspace(kernels().gated_stack_workspace(shape));
-                Helpers helpers(team);
-                params.team = helpers.size > 1 ? &helpers : nullptr;
-                params.poll = &Interrupt::poll;
-                params.poll_context = &interrupt;
-                kernels().gated_stack(params);
-            },
-            [&] { Interrupt::poll(&interrupt); });
+    run_groups(threads, batch, kernels().gated_stack, [&](int64_t row) {
+        GatedStackParams params{};
+        params.shape = shape;
+        params.weights = weights.data<float>();
+        params.x = row_of(x, row), params.c = row_of(c, row), params.projected = row_of(projected, row);
+        params.interpolation = row_of(interpolation, row);
+        params.g = row_of(g, row), params.u = row_of(u, row), params.y = row_of(y, row);
+        params.state = row_of(state, row), params.out = row_of(out, row);
+        params.time = time;
+        params.cond_time = c ? c.size(2) : 0;
+        params.out_time = out_time;
+        params.pending = pending;
+        params.length = valid[row] - pending;
+        params.last = last;
+        params.reverse = reverse;
+        params.workspace = workspace(kernels().gated_stack_workspace(shape));
+        return params;
     });
 }
 
@@ -258,27 +269,14 @@ void project(const py::dict& spec, py::object c_, py::object weights_, py::objec
     require(out, "out", float32, {batch, columns, width});
     if (threads < 1) fail("threads", "at least 1", threads);
     if (batch == 0 || columns == 0) return;
-    const int64_t team = team_size(threads, batch);
-    Interrupt interrupt;
-    interrupt.run([&] {
-        share(
-            threads, batch,
-            [&](int64_t row) {
-                ProjectParams params{};
-                params.shape = shape;
-                params.weights = weights.data<float>();
-                params.c = c.data<float>() + row * shape.cond_channels * columns;
-                params.g = g ? g.data<float>() + row * shape.layers * 2 * shape.gate : nullptr;
-                params.out = out.data<float>() + row * columns * width;
-                params.cond_time = columns;
-                params.workspace = workspace(kernels().project_workspace(shape));
-                Helpers helpers(team);
-                params.team = helpers.size > 1 ? &helpers : nullptr;
-                params.poll = &Interrupt::poll;
-                params.poll_context = &interrupt;
-                kernels().project(params);
-            },
-            [&] { Interrupt::poll(&interrupt); });
+    run_groups(threads, batch, kernels().project, [&](int64_t row) {
+        ProjectParams params{};
+        params.shape = shape;
+        params.weights = weights.data<float>();
+        params.c = row_of(c, row), params.g = row_of(g, row), params.out = row_of(out, row);
+        params.cond_time = columns;
+        params.workspace = workspace(kernels().project_workspace(shape));
+        return params;
     });
 }
 
@@ -342,36 +340,21 @@ void wavenet_sample(const py::dict& spec, const py::dict& head, py::object noise
     params.cond_time = c ? c.size(2) : 0;
     params.forced_time = forced ? forced.size(1) : 0;
     params.state_size = state_size;
-    params.poll = &Interrupt::poll;
 
     // Threads first: a group of rows shares the weights it reads, but only within its thread.
     const int64_t group = std::clamp((batch - 1) / threads + 1, int64_t{1}, max_rows);
-    const int64_t team = team_size(threads, (batch + group - 1) / group);
-    Interrupt interrupt;
-    params.poll_context = &interrupt;
-    interrupt.run([&] {
-        share(
-            threads, (batch + group - 1) / group,
-            [&](int64_t index) {
-                const int64_t row = index * group;
-                WaveNetSampleParams mine = params;
-                mine.rows = std::min(group, batch - row);
-                mine.noise = noise.data<float>() + row * noise_channels * time;
-                mine.c = c ? c.data<float>() + row * c.size(1) * c.size(2) : nullptr;
-                mine.g = g ? g.data<float>() + row * shape.layers * 2 * shape.gate : nullptr;
-                mine.forced = forced ? forced.data<float>() + row * forced.size(1) : nullptr;
-                mine.state = state.data<float>() + row * state_size;
-                mine.samples = samples.data<float>() + row * time;
-                mine.parameters = parameters ? parameters.data<float>() + row * n * time : nullptr;
-                mine.lengths = valid.data() + row;
-                std::fill_n(mine.samples, mine.rows * time, 0.f);
-                if (mine.parameters) std::fill_n(mine.parameters, mine.rows * n * time, 0.f);
-                mine.workspace = workspace(kernels().wavenet_sample_workspace(shape, mine.rows));
-                Helpers helpers(team);
-                mine.team = helpers.size > 1 ? &helpers : nullptr;
-                kernels().wavenet_sample(mine);
-            },
-            [&] { Interrupt::poll(&interrupt); });
+    run_groups(threads, (batch + group - 1) / group, kernels().wavenet_sample, [&](int64_t index) {
+        const int64_t row = index * group;
+        WaveNetSampleParams mine = params;
+        mine.rows = std::min(group, batch - row);
+        mine.noise = row_of(noise, row), mine.c = row_of(c, row), mine.g = row_of(g, row);
+        mine.forced = row_of(forced, row), mine.state = row_of(state, row);
+        mine.samples = row_of(samples, row), mine.parameters = row_of(parameters, row);
+        mine.lengths = valid.data() + row;
+        std::fill_n(mine.samples, mine.rows * time, 0.f);
+        if (mine.parameters) std::fill_n(mine.parameters, mine.rows * n * time, 0.f);
+        mine.workspace = workspace(kernels().wavenet_sample_workspace(shape, mine.rows));
+        return mine;
     });
 }
 

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from fastwave import models
 from fastwave.conditioners import FrameConditioner, commutes, make_conditioner
-from fastwave.ops.gated_stack import gated_stack, initial_state, project
+from fastwave.ops.gated_stack import gated_stack, initial_state
+from fastwave.ops.project import project
 from fastwave.ops.wavenet_sample import initial_sampler_state, wavenet_sample
 from fastwave.pack import pack_gated_stack
 from fastwave.threads import choose_threads

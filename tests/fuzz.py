@@ -20,7 +20,8 @@ import torch
 from fastwave import _cpu
 from fastwave.layers import GatedStack
 from fastwave.ops.custom import arguments
-from fastwave.ops.gated_stack import GatedStackSpec, gated_stack, initial_state, project
+from fastwave.ops.gated_stack import GatedStackSpec, gated_stack, initial_state
+from fastwave.ops.project import project
 from fastwave.ops.rounding import DTYPES
 from fastwave.ops.upsample import UpsampleSpec, upsample
 from fastwave.ops.wavenet_sample import DISTRIBUTIONS, HeadSpec, initial_sampler_state, wavenet_sample

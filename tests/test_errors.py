@@ -12,7 +12,8 @@ from fastwave.audio import MelSpec
 from fastwave.layers import GatedStack
 from fastwave.models import ClariNetStudentConfig, WaveNetConfig
 from fastwave.ops.custom import arguments
-from fastwave.ops.gated_stack import OPTIONAL, GatedStackSpec, gated_stack, initial_state, project
+from fastwave.ops.gated_stack import OPTIONAL, GatedStackSpec, gated_stack, initial_state
+from fastwave.ops.project import project
 from fastwave.ops.upsample import UpsampleSpec, upsample
 from fastwave.ops.wavenet_sample import HeadSpec, initial_sampler_state, wavenet_sample
 from fastwave.pack import pack_gated_stack

@@ -16,7 +16,8 @@ from fastwave.audio import MelSpec
 from fastwave.layers import GatedStack, Upsampler
 from fastwave.models import ClariNetStudentConfig, WaveNetConfig
 from fastwave.ops.custom import arguments
-from fastwave.ops.gated_stack import GatedStackSpec, gated_stack, gated_stack_ref, initial_state, project
+from fastwave.ops.gated_stack import GatedStackSpec, gated_stack, gated_stack_ref, initial_state
+from fastwave.ops.project import project
 from fastwave.ops.rounding import DTYPES
 from fastwave.ops.upsample import UpsampleSpec, upsample, upsample_ref
 from fastwave.ops.wavenet_sample import initial_sampler_state, wavenet_sample, wavenet_sample_ref

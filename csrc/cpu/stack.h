@@ -1,6 +1,8 @@
 // What the kernels of a gated stack share: their workspace, and the head.
 #pragma once
 
+#include <string.h>
+
 #include "cpu/product.h"
 
 namespace fastwave::FASTWAVE_ISA {
@@ -42,10 +44,27 @@ FASTWAVE_INLINE Panels panels_of(int64_t panels, int64_t unit, int64_t i, int64_
     return {units * i / parts * unit, units * (i + 1) / parts * unit};
 }
 
+constexpr int64_t chunk = 96;  // columns that go through a product at once; a multiple of every tile_columns
+
+// bias (L, gate_rows) <- bias plus the row's own vectors g, per layer, in panel order.
+static void load_bias(float* bias, const StackShape& s, const LayerWeights* layers, const float* g) {
+    for (int64_t l = 0; l < s.layers; ++l, bias += s.gate_rows()) {
+        memcpy(bias, layers[l].bias, s.gate_rows() * sizeof(float));
+        if (g) add_gate_rows(bias, bias, g + l * 2 * s.gate, s.gate);
+    }
+}
+
+// words <- a column of c, whose channels stand `stride` apart; `column` has room for padded(channels) floats.
+template <class T>
+static void load_column(float* words, float* column, const float* c, int64_t channels, int64_t stride) {
+    for (int64_t i = 0; i < padded(channels); ++i) column[i] = i < channels ? c[i * stride] : 0.f;
+    T::round(words, column, channels);
+}
+
 // The head's products over n columns `from`, each behind its ReLU; in and out are two sets of columns that take turns,
 // so that the result is in `out` after an odd number of products and in `in` after an even one.
-static void run_heads(const StackShape& s, StackWeights weights, int64_t n, const float* const* from, float** in,
-                      float** out, const float** init) {
+[[maybe_unused]] static void run_heads(const StackShape& s, StackWeights weights, int64_t n, const float* const* from,
+                                       float** in, float** out, const float** init) {
     int64_t depth = s.body_channels();
     const bool relu = s.heads && s.head_relu[0];
     for (int64_t i = 0; i < n; ++i)

@@ -28,7 +28,7 @@ from fastwave import _cpu
 from fastwave.ops.custom import argument_schema, arguments, capsule, define, require_all_cpu
 from fastwave.ops.rounding import DTYPES, rounded
 
-__all__ = ["GatedStackSpec", "GatedStackWeights", "gated_stack", "gated_stack_ref", "initial_state", "project"]
+__all__ = ["GatedStackSpec", "GatedStackWeights", "gated_stack", "gated_stack_ref", "initial_state"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -417,7 +417,7 @@ def gated_stack(
 
     Args:
         weights: one flat tensor of spec.dtype, from fastwave.pack.pack_gated_stack.
-        projected: what ``project`` made of c and g, in their place: the same bits come out.
+        projected: what fastwave.ops.project made of c and g, in their place: the same bits come out.
         pending: columns that are pending: as many as all earlier calls took, at most spec.look_ahead.
         last: whether no more columns will come.
         threads: rows of the batch run on up to so many threads.
@@ -464,42 +464,6 @@ define(
     f" {argument_schema(GatedStackSpec)}) -> Tensor",
     cpu=_gated_stack,
     fake=_fake_gated_stack,
-)
-
-
-def project(c: Tensor, weights: Tensor, spec: GatedStackSpec, *, g: Tensor | None = None, threads: int = 1) -> Tensor:
-    """A_l c + b_l + g_l of every layer, for calls of gated_stack that read the same c; other arguments as there.
-
-    Args:
-        c: (batch, cond_channels, columns).
-
-    Returns:
-        (batch, columns, width), in the order in which the kernel reads it: what it is good for is gated_stack alone.
-
-    Raises:
-        ValueError: as gated_stack; or the stack has no conditioning.
-    """
-    require_all_cpu({"c": c, "weights": weights}, g=g)
-    return torch.ops.fastwave.project(c, weights, g, threads=threads, **arguments(spec))
-
-
-def _project(c, weights, g, *, threads, **spec):
-    out = _fake_project(c, weights, g, threads=threads, **spec)
-    _cpu.project(spec, c=capsule(c), weights=capsule(weights), g=capsule(g), out=capsule(out), threads=threads)
-    return out
-
-
-def _fake_project(c, weights, g, *, threads, **spec):
-    if c.dim() != 3:
-        raise ValueError(f"c must be (batch, {spec['cond_channels']}, columns), got {tuple(c.shape)}")
-    return c.new_empty(c.shape[0], c.shape[2], len(spec["dilations"]) * 2 * (-(-spec["gate_channels"] // 16) * 16))
-
-
-define(
-    "project",
-    f"(Tensor c, Tensor weights, Tensor? g, *, int threads, {argument_schema(GatedStackSpec)}) -> Tensor",
-    cpu=_project,
-    fake=_fake_project,
 )
 
 

@@ -16,7 +16,6 @@ namespace fastwave::FASTWAVE_ISA {
 
 namespace {
 
-constexpr int64_t chunk = 96;               // a multiple of every tile_columns
 constexpr int64_t many_words = 128 * 1024;  // of a layer's weights, for threads to share its rows
 
 // A ring of columns in time order.
@@ -87,21 +86,6 @@ private:
         return data;
     }
 };
-
-// bias (L, gate_rows) <- bias plus the row's own vectors g, per layer, in panel order.
-void load_bias(float* bias, const StackShape& s, StackWeights weights, const float* g) {
-    for (int64_t l = 0; l < s.layers; ++l, bias += s.gate_rows()) {
-        memcpy(bias, weights.layer(s, l).bias, s.gate_rows() * sizeof(float));
-        if (g) add_gate_rows(bias, bias, g + l * 2 * s.gate, s.gate);
-    }
-}
-
-// words <- a column of c, whose channels stand `stride` apart; `column` has room for it.
-template <class T>
-void load_column(float* words, float* column, const float* c, int64_t channels, int64_t stride) {
-    for (int64_t i = 0; i < padded(channels); ++i) column[i] = i < channels ? c[i * stride] : 0.f;
-    T::round(words, column, channels);
-}
 
 // One thread's share of a chunk: columns [first, first + n), the first of which is the chunk's column `offset`.
 struct Columns {
@@ -415,7 +399,6 @@ template <class T>
 void Stack<T>::run() {
     StackWeights weights(p.weights, s);
     memset(buffers.zeros, 0, (buffers.v_stride > s.gate_rows() ? buffers.v_stride : s.gate_rows()) * sizeof(float));
-    load_bias(buffers.bias, s, weights, p.g);
 
     Ring h[max_layers + 1], v[max_layers + 1];
     LayerWeights layers[max_layers];
@@ -424,6 +407,7 @@ void Stack<T>::run() {
         v[l] = apart ? buffers.v(s, l) : h[l];
     }
     for (int64_t l = 0; l < s.layers; ++l) layers[l] = weights.layer(s, l);
+    load_bias(buffers.bias, s, layers, p.g);
     const StackWeights heads = weights;
 
     restore(h, v);
@@ -537,48 +521,6 @@ void Stack<T>::save(const Ring* h, const Ring* v) {
     if (s.delay == Delay::output) memcpy(end, buffers.parameters, s.parameters() * sizeof(float));
 }
 
-struct ProjectBuffers {
-    float *bias, *column, *cond;
-    ProjectBuffers(Arena& arena, const StackShape& s, int64_t cond_words)
-        : bias(arena.take(s.layers * s.gate_rows())),
-          column(arena.take(s.cond_channels)),
-          cond(arena.take(chunk * cond_words)) {}
-};
-
-template <class T>
-void project_columns(const ProjectParams& p) {
-    const StackShape& s = p.shape;
-    const int64_t rows = s.gate_rows(), cond_words = T::column_words(s.cond_channels);
-    Arena arena = {p.workspace};
-    const ProjectBuffers buffers(arena, s, cond_words);
-    StackWeights weights(p.weights, s);
-    load_bias(buffers.bias, s, weights, p.g);
-    LayerWeights layers[max_layers];
-    for (int64_t l = 0; l < s.layers; ++l) layers[l] = weights.layer(s, l);
-    for (int64_t first = 0; first < p.cond_time; first += chunk) {
-        if (p.poll && p.poll(p.poll_context)) return;
-        const int64_t n = p.cond_time - first < chunk ? p.cond_time - first : chunk;
-        const float* x[chunk];
-        for (int64_t i = 0; i < n; ++i) {
-            float* words = buffers.cond + i * cond_words;
-            load_column<T>(words, buffers.column, p.c + first + i, s.cond_channels, p.cond_time);
-            x[i] = words;
-        }
-        split(p.team, [&](int64_t part, int64_t parts) {
-            for (int64_t l = part; l < s.layers; l += parts) {
-                const float* init[chunk];
-                float* out[chunk];
-                for (int64_t i = 0; i < n; ++i) {
-                    init[i] = buffers.bias + l * rows;
-                    out[i] = p.out + ((first + i) * s.layers + l) * rows;
-                }
-                const Segment segment = {layers[l].cond, s.cond_channels, x};
-                product<T>({0, rows / panel}, n, &segment, 1, init, StorePlain{out, false});
-            }
-        });
-    }
-}
-
 }  // namespace
 
 int64_t gated_stack_workspace(const StackShape& shape) {
@@ -596,18 +538,6 @@ void gated_stack(const GatedStackParams& params) {
         const Buffers<T> buffers(arena, params.shape);
         Stack<T>{params, params.shape, buffers}.run();
     });
-}
-
-int64_t project_workspace(const StackShape& shape) {
-    return with_type(shape.dtype, [&](auto type) {
-        Arena arena = {nullptr};
-        const ProjectBuffers buffers(arena, shape, decltype(type)::column_words(shape.cond_channels));
-        return arena.used;
-    });
-}
-
-void project(const ProjectParams& params) {
-    with_type(params.shape.dtype, [&](auto type) { project_columns<decltype(type)>(params); });
 }
 
 }  // namespace fastwave::FASTWAVE_ISA

@@ -128,11 +128,7 @@ void Sampler<T>::load(int64_t row) {
             memcpy(b.column, state, s.residual * sizeof(float));
             T::round(ring(l, t, row), b.column, s.residual);
         }
-    for (int64_t l = 0; l < s.layers; ++l) {
-        float* bias = b.bias + (row * s.layers + l) * b.gate_rows;
-        memcpy(bias, layers[l].bias, b.gate_rows * sizeof(float));
-        if (p.g) add_gate_rows(bias, bias, p.g + (row * s.layers + l) * 2 * s.gate, s.gate);
-    }
+    load_bias(b.bias + row * s.layers * b.gate_rows, s, layers, p.g ? p.g + row * s.layers * 2 * s.gate : nullptr);
 }
 
 template <class T>
@@ -154,13 +150,11 @@ void Sampler<T>::condition(int64_t start, int64_t steps) {
     cond_key_ = key;
     cond_keys_ = keys;
     const float* column[max_columns];
-    memset(b.column, 0, padded(s.cond_channels) * sizeof(float));
     for (int64_t i = 0; i < keys; ++i)
         for (int64_t row = 0; row < p.rows; ++row) {
             float* to = b.cond + (i * p.rows + row) * b.cond_stride;
             const float* from = p.c + row * s.cond_channels * p.cond_time + key + i;
-            for (int64_t ch = 0; ch < s.cond_channels; ++ch) b.column[ch] = from[ch * p.cond_time];
-            T::round(to, b.column, s.cond_channels);
+            load_column<T>(to, b.column, from, s.cond_channels, p.cond_time);
             column[i * p.rows + row] = to;
         }
     if (s.cond_repeat == 1) return;
