@@ -6,6 +6,7 @@ what happens between them. That is enough for its reference (ParallelModel.gener
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import os
 from collections.abc import Callable, Sequence
@@ -165,19 +166,19 @@ class Stage:
 Run = Callable[..., tuple[Tensor, ...]]
 
 
-class ParallelModel(Model):
+class ParallelModel(Model, abc.ABC):
     """Base of the models that make all samples at once. A subclass implements ``stages`` and ``synthesize``."""
 
+    @abc.abstractmethod
     def stages(self) -> list[Stage]:
         """The stacks in the order of use."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def synthesize(self, noise: Tensor, run: Run) -> Tensor:
         """noise (batch, noise channels, columns) to a waveform (batch, 1, samples).
 
         Between the stages only what treats every column by itself: the noise may be a part of an utterance's.
         """
-        raise NotImplementedError
 
     def reference_run(self, conditioning: Tensor, samples: Tensor | None = None) -> Run:
         """``run`` in plain PyTorch, differentiable, on the columns of ``condition`` and rows of so many samples."""

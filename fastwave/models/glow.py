@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ __all__ = ["GlowConfig", "GlowVocoder"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GlowConfig:
+class GlowConfig(abc.ABC):
     """The shape of the flow; a model adds that of its couplings in ``stack_specs``.
 
     Attributes:
@@ -56,9 +57,9 @@ class GlowConfig:
         """Channels of each flow."""
         return [self.group - self.early_size * (flow // self.early_every) for flow in range(self.flows)]
 
+    @abc.abstractmethod
     def stack_specs(self) -> list[GatedStackSpec]:
         """The gated stack of each flow's coupling, as generation uses it."""
-        raise NotImplementedError
 
 
 class GlowVocoder(ParallelModel):
@@ -80,9 +81,9 @@ class GlowVocoder(ParallelModel):
     def noise_rate(self) -> int:
         return self.config.mel.hop_length // self.config.group
 
+    @abc.abstractmethod
     def stage_condition(self, conditioning: Tensor) -> Tensor:
         """What the stacks read of the conditioning."""
-        raise NotImplementedError
 
     def stages(self) -> list[Stage]:
         return [

@@ -9,6 +9,7 @@ bit for bit, as one that was not (on a CPU).
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import dataclasses
 import io
@@ -69,7 +70,7 @@ class Objective:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainingOptions:
+class TrainingOptions(abc.ABC):
     """Options of a training run, whatever its schedule.
 
     A subclass gives the ``model_class``, the ``preset`` configuration of its model, and maybe another ``objective``.
@@ -118,9 +119,9 @@ class TrainingOptions:
     preset: ClassVar
     objective: ClassVar[type[Objective]] = Objective
 
+    @abc.abstractmethod
     def rate(self, step: int) -> float:
         """The learning rate of the update that follows ``step`` updates."""
-        raise NotImplementedError
 
     def model_config(self, clips: Sequence[Clip]):
         """The configuration in the file ``config``, or else the preset with the statistics of ``clips``."""
