@@ -15,7 +15,7 @@ from fastwave.audio import MelSpec
 from fastwave.converters.lmnt_diffwave import keys
 from fastwave.converters.state_dict import _part
 from fastwave.models import DiffWave, DiffWaveConfig
-from fastwave.train.diffwave import DiffWave as Training
+from fastwave.train.diffwave import DiffWaveTraining
 
 SOURCE = "lmnt-com/diffwave"
 MEL = MelSpec(sample_rate=8000, n_fft=64, hop_length=16, win_length=64, n_mels=6, fmax=4000.0)
@@ -312,11 +312,11 @@ def test_refused(changes, hparams, message):
 @pytest.mark.parametrize("unconditional", [False, True])
 def test_a_run_in_two_pieces_ends_like_one(tmp_path, unconditional):
     config = dataclasses.replace(SMALL, unconditional=unconditional)
-    assert_resumes(Training, config, tmp_path, batch=2, frames=20)
+    assert_resumes(DiffWaveTraining, config, tmp_path, batch=2, frames=20)
 
 
 def test_the_papers_learning_rate():
-    training = Training(data="data", out="run")
+    training = DiffWaveTraining(data="data", out="run")
     assert {training.rate(step) for step in (0, 1, 50_000, 100_000)} == {2e-4}
 
 
@@ -325,5 +325,5 @@ def test_it_learns_speech(tmp_path):
     shape = dict(residual_channels=16, step_channels=64, upsample_scales=(16,), cond_repeat=16)
     config = DiffWaveConfig.base(dilations=[1, 2, 4, 8] * 2, **shape)
     options = dict(batch=2, frames=16, learning_rate=2e-3, precision="float32")
-    losses = losses_on_speech(Training, config, tmp_path, **options)
+    losses = losses_on_speech(DiffWaveTraining, config, tmp_path, **options)
     assert losses[-1] < 0.6 * losses[0]

@@ -17,8 +17,8 @@ from fastwave.audio import MelSpec
 from fastwave.models import ClariNetStudentConfig, WaveNetConfig
 from fastwave.train import loop
 from fastwave.train.data import Dataset, find_clips, select, standardized
-from fastwave.train.student import Student
-from fastwave.train.teacher import Teacher
+from fastwave.train.student import StudentTraining
+from fastwave.train.teacher import TeacherTraining
 
 LJ = Path(__file__).parents[2] / "shared" / "data" / "lj"
 SPEC = MelSpec(sample_rate=8000, n_fft=64, hop_length=16, win_length=64, n_mels=6, fmax=4000.0)
@@ -65,11 +65,13 @@ def clips(tmp_path):
 
 @pytest.fixture
 def options(tmp_path, clips):
-    """Makes the options of a tiny run: of ``Teacher``, unless a test says ``Student``."""
+    """Makes the options of a tiny run: of ``TeacherTraining``, unless a test says ``StudentTraining``."""
 
-    def make(kind: type = Teacher, **changes):
+    def make(kind: type = TeacherTraining, **changes):
         config = tmp_path / f"{kind.__name__}.json"
-        config.write_text(json.dumps(checkpoint.config_to_dict({Teacher: TEACHER, Student: STUDENT}[kind])))
+        config.write_text(
+            json.dumps(checkpoint.config_to_dict({TeacherTraining: TEACHER, StudentTraining: STUDENT}[kind]))
+        )
         values = {"data": clips, "out": tmp_path / "run", "config": config, "steps": 6, "frames": 80, "warmup": 2}
         return kind(**(values | changes))
 
@@ -242,7 +244,7 @@ def test_learning_rate(options):
     assert rates[99:] == sorted(rates[99:], reverse=True)
 
 
-@pytest.mark.parametrize(("kind", "drop"), [(Teacher, 0.5), (Student, 0.1)])
+@pytest.mark.parametrize(("kind", "drop"), [(TeacherTraining, 0.5), (StudentTraining, 0.1)])
 def test_it_learns(options, kind, drop):
     training = options(kind, steps=60, interval=5, learning_rate=1e-2, clip_norm=10.0, validation_clips=("b",))
     loop.run(training, quiet=True)
@@ -255,7 +257,7 @@ def test_it_learns(options, kind, drop):
     assert loop.validation_loss(loaded, dataset, training.seed) == pytest.approx(last["validation_loss"], rel=1e-5)
 
 
-@pytest.mark.parametrize("kind", [Teacher, Student])
+@pytest.mark.parametrize("kind", [TeacherTraining, StudentTraining])
 def test_an_interrupted_run_ends_like_another(options, kind, monkeypatch, tmp_path):
     whole = options(kind, out=tmp_path / "whole", interval=4)
     loop.run(whole, quiet=True)
@@ -397,7 +399,7 @@ def test_a_checkpoint_of_another_configuration(options, tmp_path):
 
 
 @pytest.mark.skipif(not LJ.is_dir(), reason="needs the clips of LJ Speech beside the repository")
-@pytest.mark.parametrize("kind", [Teacher, Student])
+@pytest.mark.parametrize("kind", [TeacherTraining, StudentTraining])
 def test_the_built_in_configurations(kind, tmp_path):
     """A step of each on real speech, in bfloat16; and its weights survive the folder."""
     clips = ("LJ050-026[5-8]",)
@@ -408,5 +410,5 @@ def test_the_built_in_configurations(kind, tmp_path):
     model = models.load(tmp_path / "model")
     mel = torch.rand(1, 80, 4, generator=torch.Generator().manual_seed(0))
     assert model.config.mel.hop_length == 256
-    if kind is Student:
+    if kind is StudentTraining:
         assert model.generate(mel).shape == (1, 1024)

@@ -1,24 +1,24 @@
 """Training: clips and segments of them, one loop for every model, and a short file per objective."""
 
-from fastwave.train.diffwave import DiffWave
-from fastwave.train.flowavenet import FloWaveNet
+from fastwave.train.diffwave import DiffWaveTraining
+from fastwave.train.flowavenet import FloWaveNetTraining
 from fastwave.train.parallel_wavegan import ParallelWaveGANTraining
-from fastwave.train.squeezewave import SqueezeWave
-from fastwave.train.student import Student
-from fastwave.train.teacher import Teacher
-from fastwave.train.waveglow import WaveGlow
-from fastwave.train.wg_wavenet import WGWaveNet
+from fastwave.train.squeezewave import SqueezeWaveTraining
+from fastwave.train.student import StudentTraining
+from fastwave.train.teacher import TeacherTraining
+from fastwave.train.waveglow import WaveGlowTraining
+from fastwave.train.wg_wavenet import WGWaveNetTraining
 
 __all__ = ["TRAININGS"]
 
 # by the name that ``fastwave train`` knows
 TRAININGS = {
-    "diffwave": DiffWave,
-    "flowavenet": FloWaveNet,
+    "diffwave": DiffWaveTraining,
+    "flowavenet": FloWaveNetTraining,
     "parallel-wavegan": ParallelWaveGANTraining,
-    "squeezewave": SqueezeWave,
-    "student": Student,
-    "teacher": Teacher,
-    "waveglow": WaveGlow,
-    "wg-wavenet": WGWaveNet,
+    "squeezewave": SqueezeWaveTraining,
+    "student": StudentTraining,
+    "teacher": TeacherTraining,
+    "waveglow": WaveGlowTraining,
+    "wg-wavenet": WGWaveNetTraining,
 }

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 
-from fastwave import models
-from fastwave.models import DiffWaveConfig
+from fastwave.models import DiffWave, DiffWaveConfig
 from fastwave.train.loop import Training
 
-__all__ = ["CONFIG", "DiffWave"]
+__all__ = ["CONFIG", "DiffWaveTraining"]
 
 CONFIG = DiffWaveConfig.base()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DiffWave(Training):
+class DiffWaveTraining(Training):
     """Trains DiffWave to tell noise from speech at a random step of diffusion, at the paper's constant rate."""
 
     batch: int = 16
@@ -24,5 +23,5 @@ class DiffWave(Training):
     final_rate: float = 1.0
     clip_norm: float = 1e9  # nothing is clipped
 
-    model_class = models.DiffWave
+    model_class = DiffWave
     preset = CONFIG

@@ -5,24 +5,23 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from fastwave import models
 from fastwave.audio import MelSpec
-from fastwave.models import FloWaveNetConfig
+from fastwave.models import FloWaveNet, FloWaveNetConfig
 from fastwave.train.loop import HalvingTraining
 
-__all__ = ["CONFIG", "FloWaveNet"]
+__all__ = ["CONFIG", "FloWaveNetTraining"]
 
 # The smaller of the two that the authors compare, of six blocks, with 64 channels in place of 256.
 CONFIG = FloWaveNetConfig(mel=MelSpec.preset("fastwave"), blocks=6, channels=64)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FloWaveNet(HalvingTraining):
+class FloWaveNetTraining(HalvingTraining):
     """Trains FloWaveNet by maximum likelihood; its loss is in nats per sample."""
 
     learning_rate: float = 1e-3
     clip_norm: float = 1.0
     precision: Literal["bfloat16", "float32"] = "float32"
 
-    model_class = models.FloWaveNet
+    model_class = FloWaveNet
     preset = CONFIG

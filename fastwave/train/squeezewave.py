@@ -5,18 +5,17 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from fastwave import models
 from fastwave.audio import MelSpec
-from fastwave.models import SqueezeWaveConfig
+from fastwave.models import SqueezeWave, SqueezeWaveConfig
 from fastwave.train.loop import Training
 
-__all__ = ["CONFIG", "SqueezeWave"]
+__all__ = ["CONFIG", "SqueezeWaveTraining"]
 
 CONFIG = SqueezeWaveConfig(mel=MelSpec.preset("fastwave"))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SqueezeWave(Training):
+class SqueezeWaveTraining(Training):
     """Trains a SqueezeWave; its loss is in nats per sample, without the constant.
 
     Batch and learning rate are those of the authors' configurations.
@@ -28,5 +27,5 @@ class SqueezeWave(Training):
     clip_norm: float = 1e9
     precision: Literal["bfloat16", "float32"] = "float32"
 
-    model_class = models.SqueezeWave
+    model_class = SqueezeWave
     preset = CONFIG

@@ -9,7 +9,7 @@ from fastwave.audio import MelSpec
 from fastwave.models import ClariNetStudent, ClariNetStudentConfig
 from fastwave.train.loop import Training
 
-__all__ = ["CONFIG", "Student"]
+__all__ = ["CONFIG", "StudentTraining"]
 
 # One flow of 20 layers of 48 channels at 22.05 kHz. It starts with hardly any of the noise passing through, and with
 # the plain residual sum: together they brought the loss after 300 steps from 2.74 to 2.43.
@@ -30,7 +30,7 @@ CONFIG = ClariNetStudentConfig(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Student(Training):
+class StudentTraining(Training):
     """Trains a parallel student, noise and mel in, waveform out, under the multi-resolution STFT loss."""
 
     learning_rate: float = 2e-3

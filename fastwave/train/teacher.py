@@ -8,7 +8,7 @@ from fastwave.audio import MelSpec
 from fastwave.models import WaveNet, WaveNetConfig
 from fastwave.train.loop import Training
 
-__all__ = ["CONFIG", "Teacher"]
+__all__ = ["CONFIG", "TeacherTraining"]
 
 # 20 layers of 64 channels at 22.05 kHz, small enough for a CPU; log-sigma is clipped higher in the loss than in the
 # paper (-9), and the gradient's norm lower: with -9 and 1e-3 such a run diverges.
@@ -28,7 +28,7 @@ CONFIG = WaveNetConfig(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Teacher(Training):
+class TeacherTraining(Training):
     """Trains an autoregressive WaveNet, the teacher, by maximum likelihood; its loss is in nats per sample."""
 
     learning_rate: float = 6e-4

@@ -5,18 +5,17 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from fastwave import models
 from fastwave.audio import MelSpec
-from fastwave.models import WaveGlowConfig
+from fastwave.models import WaveGlow, WaveGlowConfig
 from fastwave.train.loop import Training
 
-__all__ = ["CONFIG", "WaveGlow"]
+__all__ = ["CONFIG", "WaveGlowTraining"]
 
 CONFIG = WaveGlowConfig(mel=MelSpec.preset("NVIDIA/waveglow"))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class WaveGlow(Training):
+class WaveGlowTraining(Training):
     """Trains a WaveGlow; its loss is in nats per sample, without the constant."""
 
     steps: int = 580_000
@@ -26,5 +25,5 @@ class WaveGlow(Training):
     clip_norm: float = 1e9
     precision: Literal["bfloat16", "float32"] = "float32"
 
-    model_class = models.WaveGlow
+    model_class = WaveGlow
     preset = CONFIG

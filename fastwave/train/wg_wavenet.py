@@ -8,11 +8,10 @@ from typing import Literal
 
 from torch import Tensor
 
-from fastwave import models
-from fastwave.models import WGWaveNetConfig
+from fastwave.models import WGWaveNet, WGWaveNetConfig
 from fastwave.train.loop import HalvingTraining, Objective
 
-__all__ = ["CONFIG", "WGWaveNet"]
+__all__ = ["CONFIG", "WGWaveNetTraining"]
 
 CONFIG = WGWaveNetConfig.g_8()
 
@@ -28,7 +27,7 @@ class Joint(Objective):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class WGWaveNet(HalvingTraining):
+class WGWaveNetTraining(HalvingTraining):
     """Trains a WG-WaveNet as the paper does (section 3.2).
 
     Attributes:
@@ -43,7 +42,7 @@ class WGWaveNet(HalvingTraining):
     precision: Literal["bfloat16", "float32"] = "float32"
     sample_every: int = 3
 
-    model_class = models.WGWaveNet
+    model_class = WGWaveNet
     preset = CONFIG
     objective = Joint
 
