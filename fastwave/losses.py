@@ -35,29 +35,50 @@ def gaussian_kl(
 
 def regularized_kl(mu_q: Tensor, log_sigma_q: Tensor, mu_p: Tensor, log_sigma_p: Tensor, weight: float = 4.0) -> Tensor:
     """The mean of KL(q || p) + weight |log sigma_p - log sigma_q|^2, these not bounded (ClariNet, Eq. 10)."""
-    distance = (log_sigma_p - log_sigma_q).square()
-    return (gaussian_kl(mu_q, log_sigma_q, mu_p, log_sigma_p) + weight * distance).mean()
+    kl = gaussian_kl(mu_q, log_sigma_q, mu_p, log_sigma_p)
+    return (kl + weight * (log_sigma_p - log_sigma_q).square()).mean()
 
 
 class STFTMagnitudeLoss(nn.Module):
-    """The mean squared distance of linear STFT magnitudes (ClariNet, section 3.3).
+    """1/B || |STFT(x)| - |STFT(x_n)| ||^2 of B linear magnitudes, averaged over frames (ClariNet, section 3.3.2).
 
-    As in ksw0306/ClariNet: frames of ``fft_size`` samples, every ``hop_length``, with no window.
+    Args:
+        window: (fft_size,), over the frames.
+        hop_length: samples from one frame to the next.
     """
 
-    def __init__(self, fft_size: int = 1024, hop_length: int = 256):
+    def __init__(self, window: Tensor, hop_length: int):
         super().__init__()
-        self.fft_size, self.hop_length = fft_size, hop_length
+        self.hop_length = hop_length
+        self.register_buffer("window", window, persistent=False)
+
+    @classmethod
+    def clarinet(cls, sample_rate: int) -> STFTMagnitudeLoss:
+        """The paper's: FFT 2048, Hann windows of 50 ms every 12.5 ms."""
+        width = round(0.05 * sample_rate)
+        before = (2048 - width) // 2
+        window = nn.functional.pad(torch.hann_window(width), (before, 2048 - width - before))
+        return cls(window, round(0.0125 * sample_rate))
+
+    @classmethod
+    def ksw0306(cls) -> STFTMagnitudeLoss:
+        """That of ksw0306/ClariNet: frames of 1,024 samples, every 256, with no window."""
+        return cls(torch.ones(1024), 256)
 
     def magnitude(self, wave: Tensor) -> Tensor:
         """(batch, samples) -> (batch, fft_size / 2 + 1, frames)."""
-        window = wave.new_ones(self.fft_size)
-        spectrum = torch.stft(wave, self.fft_size, self.hop_length, window=window, return_complex=True)
+        window = self.window.to(wave.dtype)
+        spectrum = torch.stft(wave, len(window), self.hop_length, window=window, return_complex=True)
         return (spectrum.real.square() + spectrum.imag.square() + 1e-10).sqrt()
 
     def forward(self, predicted: Tensor, target: Tensor) -> Tensor:
         """(batch, samples) each -> scalar."""
         return (self.magnitude(predicted) - self.magnitude(target)).square().mean()
+
+    def power(self, predicted: Tensor, target: Tensor) -> Tensor:
+        """The distance of powers averaged over time (Parallel WaveNet's power loss, van den Oord et al., 2018)."""
+        p, t = (self.magnitude(wave).square().mean(2) for wave in (predicted, target))
+        return (p - t).square().mean()
 
 
 class MultiResolutionSTFTLoss(nn.Module):
