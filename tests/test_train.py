@@ -412,3 +412,16 @@ def test_the_built_in_configurations(kind, tmp_path):
     assert model.config.mel.hop_length == 256
     if kind is StudentTraining:
         assert model.generate(mel).shape == (1, 1024)
+
+
+def test_dequantization(options):
+    """Uniform noise of one 16-bit quantum, above the sample (ClariNet, section 3.1)."""
+    wave, mel = 0.1 * torch.randn(2, 1600), torch.randn(2, 6, 100)
+    model = models.WaveNet(TEACHER)
+    read = []
+    model.loss = lambda wave, mel: read.append(wave) or torch.zeros(())
+    for dequantize in (False, True):
+        list(TeacherTraining.objective(model, options(dequantize=dequantize)).losses(wave, mel, 0))
+    assert torch.equal(read[0], wave)
+    quanta = 32768 * (read[1].double() - wave)
+    assert 0 <= quanta.min() < 0.01 and 0.99 < quanta.max() < 1.01 and abs(quanta.mean() - 0.5) < 0.05

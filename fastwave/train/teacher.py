@@ -1,12 +1,22 @@
-"""The teacher: a Gaussian WaveNet by maximum likelihood (ClariNet, Ping et al., 2018, section 3.1 and appendix A)."""
+"""The teacher: a WaveNet by maximum likelihood (ClariNet, Ping et al., 2018, section 3.1 and appendix A).
+
+    loss = -1/T sum_t log p(x_t | x_<t, c)
+
+The density p is the configuration's ``distribution``: a Gaussian, a mixture of Gaussians or of logistics, each with
+its log-scales clipped from below at ``train_log_scale_min``, or a softmax (fastwave.distributions).
+"""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
 
 from fastwave.audio import MelSpec
 from fastwave.models import WaveNet, WaveNetConfig
-from fastwave.train.loop import Training
+from fastwave.train.loop import Objective, Training
 
 __all__ = ["CONFIG", "TeacherTraining"]
 
@@ -26,13 +36,31 @@ CONFIG = WaveNetConfig(
     cond_repeat=16,
 )
 
+QUANTUM = 2 / 65536  # from one 16-bit amplitude to the next
+
+
+class MaximumLikelihood(Objective):
+    """The model's negative log-likelihood, of the recording or of one that is spread over its 16-bit quanta."""
+
+    def losses(self, wave: Tensor, mel: Tensor, step: int) -> Iterator[tuple[str, Tensor]]:
+        if self.training.dequantize:
+            wave = wave + QUANTUM * torch.rand_like(wave)
+        yield "model", self.model.loss(wave, mel)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TeacherTraining(Training):
-    """Trains an autoregressive WaveNet, the teacher, by maximum likelihood; its loss is in nats per sample."""
+    """Trains an autoregressive WaveNet, the teacher, by maximum likelihood; its loss is in nats per sample.
+
+    Attributes:
+        dequantize: uniform noise of one 16-bit quantum is added to the recordings (section 3.1): the alternative to a
+            clip of log-sigma, for a configuration whose ``train_log_scale_min`` is far down.
+    """
 
     learning_rate: float = 6e-4
     clip_norm: float = 0.5
+    dequantize: bool = False
 
     model_class = WaveNet
     preset = CONFIG
+    objective = MaximumLikelihood
