@@ -1,4 +1,4 @@
-"""The ``fastwave`` command: vocode, train, convert, evaluate, info.
+"""The ``fastwave`` command: vocode, train, distill, convert, evaluate, info.
 
 Exit status: 0; 2 for bad input; 1 for anything else that went wrong, Ctrl-C included. An error is one line on stderr.
 """
@@ -27,6 +27,7 @@ from fastwave import _cpu, audio, checkpoint, converters, evaluate, vocoder
 from fastwave.audio import MelSpec
 from fastwave.train import TRAININGS, loop
 from fastwave.train.data import find_clips, select
+from fastwave.train.distill import DistillationTraining
 
 __all__ = ["load_mel", "main"]
 
@@ -263,7 +264,7 @@ class Info:
             print(f"voice {name}: {size / 1e6:.1f} MB")
 
     def show_voice(self) -> None:
-        folder = vocoder.VOICES / self.voice if self.voice in vocoder.voices() else Path(self.voice)
+        folder = vocoder.find_voice(self.voice)
         name, config, tensors = checkpoint.load_folder(folder)
         parameters = sum(tensor.numel() for tensor in tensors.values())
         print(f"{folder}: {name} with {parameters:,} parameters")
@@ -289,6 +290,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     app = tyro.extras.SubcommandApp()
     app.command(Vocode, name="vocode")
     app.command(train, name="train", help="Trains a model.")
+    app.command(train_command(DistillationTraining), name="distill")
     app.command(Convert, name="convert")
     app.command(Evaluate, name="evaluate")
     app.command(Info, name="info")

@@ -15,7 +15,7 @@ from fastwave.ops.rounding import DTYPES
 from fastwave.runners import Autoregressive, Parallel
 from fastwave.threads import check_threads
 
-__all__ = ["Vocoder", "load", "voices"]
+__all__ = ["Vocoder", "find_voice", "load", "voices"]
 
 VOICES = Path(__file__).parent / "voices"
 
@@ -23,6 +23,19 @@ VOICES = Path(__file__).parent / "voices"
 def voices() -> list[str]:
     """Names of the bundled voices."""
     return sorted(config.parent.name for config in VOICES.glob("*/config.json"))
+
+
+def find_voice(name: str | os.PathLike) -> Path:
+    """The folder of a bundled voice, or else of that path.
+
+    Raises:
+        FileNotFoundError: neither.
+    """
+    if str(name) in voices():
+        return VOICES / str(name)
+    if Path(name).exists():
+        return Path(name)
+    raise FileNotFoundError(f"no voice {str(name)!r}: neither a folder nor one of {', '.join(voices())}")
 
 
 def load(
@@ -34,13 +47,7 @@ def load(
         FileNotFoundError: neither.
         ValueError: the folder's files are not what they should be, or an argument as in Vocoder.
     """
-    if str(name) in voices():
-        folder = VOICES / str(name)
-    elif Path(name).exists():
-        folder = Path(name)
-    else:
-        raise FileNotFoundError(f"no voice {str(name)!r}: neither a folder nor one of {', '.join(voices())}")
-    return Vocoder(models.load(folder), device=device, dtype=dtype, threads=threads)
+    return Vocoder(models.load(find_voice(name)), device=device, dtype=dtype, threads=threads)
 
 
 class Vocoder:

@@ -1,0 +1,135 @@
+"""Distillation: a Gaussian IAF learns a Gaussian WaveNet's density (ClariNet, Ping et al., 2018, section 3.3).
+
+    z ~ N(0, I);   x, mu_q, log sigma_q = student(z, c)          (Algorithm 1)
+    mu_p, log sigma_p = teacher(x, c)
+    loss = KL_reg(q || p) + 1/B || |STFT(x)| - |STFT(x_n)| ||^2   (Eq. 10, section 3.3.2)
+
+c is the teacher's: the student takes over its upsampler, frozen.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fastwave import models
+from fastwave.losses import STFTMagnitudeLoss, regularized_kl
+from fastwave.models import ClariNetStudent, ClariNetStudentConfig, WaveNet
+from fastwave.models.base import ConditionedConfig
+from fastwave.train.data import Clip
+from fastwave.train.loop import Objective, Training
+from fastwave.vocoder import find_voice
+
+__all__ = ["Distillation", "DistillationTraining"]
+
+# Two flows of student-1, of 48 channels, small enough for a CPU, quiet and with the plain residual sum as in
+# fastwave.train.student; the rest is the teacher's.
+SHAPE = dict(
+    flows=[[2**i for i in range(10)]] * 2,
+    residual_channels=48,
+    gate_channels=48,
+    skip_channels=48,
+    kernel_size=3,
+    residual_scale=1.0,
+    initial_log_sigma=-7.0,
+)
+CONDITIONER = [field.name for field in dataclasses.fields(ConditionedConfig)]
+
+
+class Distillation(Objective):
+    """KL_reg of student and teacher, plus the distance of STFT magnitudes, and of powers where that is asked for."""
+
+    def __init__(self, model: ClariNetStudent, training: DistillationTraining):
+        super().__init__(model, training)
+        device = next(model.parameters()).device
+        self.teacher = training.make_teacher().to(device).requires_grad_(False)
+        if training.student is not None:
+            model.flows.load_state_dict(training.first_student().flows.state_dict())
+        model.upsampler.load_state_dict(self.teacher.upsampler.state_dict())
+        model.upsampler.requires_grad_(False)
+        rate = model.config.mel.sample_rate
+        stft = STFTMagnitudeLoss.clarinet(rate) if training.stft == "clarinet" else STFTMagnitudeLoss.ksw0306()
+        self.stft_loss = stft.to(device)
+
+    def divergence(self, q: Sequence[Tensor], p: Sequence[Tensor]) -> Tensor:
+        """KL_reg(q || p), or KL_reg(p || q), of (mean, log sigma) each."""
+        first, second = (q, p) if self.training.kl == "reverse" else (p, q)
+        return regularized_kl(*first, *second, self.training.regularizer)
+
+    def losses(self, wave: Tensor, mel: Tensor, step: int) -> Iterator[tuple[str, Tensor]]:
+        x, *q = self.model(torch.randn_like(wave), mel)
+        p = self.teacher(x, mel).unbind(1)
+        loss = self.divergence(q, p) + self.training.stft_weight * self.stft_loss(x, wave)
+        if self.training.power_weight:
+            loss = loss + self.training.power_weight * self.stft_loss.power(x, wave)
+        yield "model", loss
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DistillationTraining(Training):
+    """Distils a parallel student from a Gaussian teacher; its validation loss is the multi-resolution STFT loss.
+
+    Attributes:
+        teacher: name of a bundled voice, or a model's folder.
+        student: a student whose flows, and their shape, this one starts with: a voice or a folder.
+        kl: "reverse": KL(q || p); "forward": KL(p || q) (Eq. 11).
+        regularizer: lambda of Eq. 10.
+        stft: the STFT loss: "clarinet": the paper's; "ksw0306": that of ksw0306/ClariNet.
+        stft_weight: its coefficient.
+        power_weight: coefficient of the power loss (van den Oord et al., 2018).
+    """
+
+    teacher: str
+    student: str | None = None
+    learning_rate: float = 1e-3
+    clip_norm: float = 10.0
+    precision: Literal["bfloat16", "float32"] = "float32"
+    kl: Literal["reverse", "forward"] = "reverse"
+    regularizer: float = 4.0
+    stft: Literal["clarinet", "ksw0306"] = "clarinet"
+    stft_weight: float = 1.0
+    power_weight: float = 0.0
+
+    model_class = ClariNetStudent
+    objective = Distillation
+
+    def make_teacher(self) -> WaveNet:
+        """ValueError where ``teacher`` is not a Gaussian WaveNet."""
+        teacher = models.load(find_voice(self.teacher))
+        if not isinstance(teacher, WaveNet) or teacher.config.distribution != "gaussian":
+            raise ValueError(f"teacher must be a Gaussian WaveNet, got {self.teacher!r}")
+        return teacher
+
+    def first_student(self) -> ClariNetStudent:
+        """ValueError where ``student`` is not one."""
+        student = models.load(find_voice(self.student))
+        if not isinstance(student, ClariNetStudent):
+            raise ValueError(f"student must be a ClariNetStudent, got {self.student!r}")
+        return student
+
+    def model_config(self, clips: Sequence[Clip]) -> ClariNetStudentConfig:
+        """The shape of ``config``, of ``student``, or else the built-in one, under the teacher's conditioner."""
+        teacher = self.make_teacher().config
+        conditioner = {name: getattr(teacher, name) for name in CONDITIONER}
+        if self.student is not None:
+            return dataclasses.replace(self.first_student().config, **conditioner)
+        if self.config is None:
+            return ClariNetStudentConfig(**SHAPE, **conditioner)
+        config = super().model_config(clips)
+        for name, value in conditioner.items():
+            if getattr(config, name) != value:
+                raise ValueError(f"config must have the teacher's {name}, {value}, got {getattr(config, name)}")
+        return config
+
+    def check(self) -> None:
+        super().check()
+        if self.student is not None and self.config is not None:
+            raise ValueError(f"config must be absent where there is a student, got {str(self.config)!r}")
+        for name in ("regularizer", "stft_weight", "power_weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
