@@ -1,0 +1,285 @@
+"""ClariNet's tables and figures on other data: python -m benchmarks.clarinet_tables --data DIR --runs DIR
+
+What the paper compares (Ping et al., 2018, section 5 and appendix A), with models small enough to be trained on a CPU
+in minutes. A run in the folder of runs is resumed. The measures become benchmarks/results/clarinet.json, and
+``python -m benchmarks.report`` makes the tables and plots of docs/clarinet.md of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import math
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+import scipy.stats
+import torch
+import tyro
+from fastwave.griffin_lim import GriffinLim, GriffinLimConfig
+from torch import Tensor
+
+from benchmarks.run import RESULTS
+from fastwave import audio, checkpoint, models
+from fastwave.audio import MelSpec
+from fastwave.evaluate import evaluate_voice, means
+from fastwave.models import ClariNetStudentConfig, WaveNet
+from fastwave.train import loop
+from fastwave.train.data import Clip, find_clips, select
+from fastwave.train.distill import CONDITIONER, DistillationTraining
+from fastwave.train.loop import TrainingOptions
+from fastwave.train.teacher import CONFIG, TeacherTraining
+from fastwave.vocoder import Vocoder
+
+__all__ = ["CLARINET", "Tables", "figures", "tables"]
+
+CLARINET = RESULTS / "clarinet.json"
+
+SEEDS = 3
+TEST, VALIDATION = ("LJ001-0029", "LJ001-003[0-2]"), ("LJ001-002[5-8]",)
+OTHER_RATE = ("LJ050*",)  # published at 16 kHz
+
+TEACHER = dataclasses.replace(
+    CONFIG,
+    residual_channels=32,
+    gate_channels=32,
+    skip_channels=32,
+    dilations=[2**i for i in range(10)],
+    train_log_scale_min=-9.0,
+)
+# Table 1
+DISTRIBUTIONS = {
+    "Gaussian": dict(distribution="gaussian"),
+    "MoG-10": dict(distribution="mixture_of_gaussians"),
+    "MoL-10": dict(distribution="mixture_of_logistics"),
+    "softmax-2048": dict(distribution="softmax", classes=2048, companding="linear"),
+}
+# Figures 3 and 4: where log-sigma is clipped from below, and whether the samples are dequantised
+NO_CLIP = -80.0  # e^80 is still a float32
+CLIPS = {
+    "-7": (-7.0, False),
+    "-9": (-9.0, False),
+    "-10": (-10.0, False),
+    "none": (NO_CLIP, False),
+    "dequantised": (NO_CLIP, True),
+}
+# Table 2
+SHORT = [2**i for i in range(5)]
+STUDENTS = {
+    "student-1": dict(flows=[SHORT] * 6),
+    "student-2": dict(flows=[SHORT, SHORT, SHORT, SHORT * 3], time_reversal=True),
+}
+DISTILLATIONS = (
+    ("student-1", "reverse", 1.0),
+    ("student-1", "forward", 1.0),
+    ("student-1", "reverse", 0.0),
+    ("student-1", "forward", 0.0),
+    ("student-2", "reverse", 1.0),
+)
+SPEECH = ("stoi", "pesq", "lsd", "mcd")
+BINS = torch.arange(-14, 0.01, 0.25)  # of the histograms of log sigma
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tables:
+    """Trains what ClariNet's tables compare, and measures it.
+
+    Attributes:
+        data: folder with the clips of LJ Speech.
+        runs: folder of the runs.
+        steps: updates of each run.
+        device: "cpu" or "cuda", of the training.
+        threads: CPU threads.
+    """
+
+    data: Path
+    runs: Path
+    steps: int = 1500
+    device: str = "cpu"
+    threads: int = 1
+
+    def run(self) -> None:
+        clips, _ = select(find_clips(self.data), TEST)
+        result = {
+            "date": datetime.date.today().isoformat(),
+            "steps": self.steps,
+            "clips": [clip.name for clip in clips],
+            "table1": [
+                {"model": name, "seed": seed} | likelihood(self.teacher(name, seed=seed, **changes), clips)
+                for seed in range(SEEDS)
+                for name, changes in DISTRIBUTIONS.items()
+            ],
+            "clipping": [{"clip": name} | self.clipping(name, clips) for name in CLIPS],
+            "table2": self.baselines(clips) + [self.distillation(*which, clips) for which in DISTILLATIONS],
+        }
+        CLARINET.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+    def train(self, kind: type[TrainingOptions], name: str, config, seed: int = 0, **options) -> Path:
+        """The folder of a run, trained to its end or until it diverges."""
+        out = self.runs / name
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "config.json").write_text(json.dumps(checkpoint.config_to_dict(config)), encoding="utf-8")
+        training = kind(
+            data=self.data,
+            out=out,
+            config=out / "config.json",
+            exclude_clips=TEST + OTHER_RATE,
+            validation_clips=VALIDATION,
+            steps=self.steps,
+            interval=50,
+            device=self.device,
+            frames=16,
+            learning_rate=6e-4,
+            threads=self.threads,
+            seed=seed,
+            **options,
+        )
+        print(name, flush=True)
+        try:
+            loop.run(training, quiet=True)
+        except FloatingPointError as error:
+            print(error)
+        return out
+
+    def teacher(self, name: str, *, seed: int = 0, dequantize: bool = False, **changes) -> Path:
+        config = dataclasses.replace(TEACHER, mel=self.mel(), **changes)
+        return self.train(TeacherTraining, f"{name} {seed}", config, seed, dequantize=dequantize)
+
+    def mel(self) -> MelSpec:
+        """The teacher's front end, standardised with the training clips."""
+        _, clips = select(find_clips(self.data), TEST + OTHER_RATE + VALIDATION)
+        return TeacherTraining(data=self.data, out=self.runs).model_config(clips).mel
+
+    def clipping(self, name: str, clips: Sequence[Clip]) -> dict:
+        bound, dequantize = CLIPS[name]
+        run = "Gaussian" if bound == TEACHER.train_log_scale_min else f"clip {name}"
+        out = self.teacher(run, dequantize=dequantize, train_log_scale_min=bound)
+        curve = [(line["step"], line["validation_loss"]) for line in log_lines(out)]
+        return {"curve": curve, "log_sigma": log_sigmas(out, clips)} | likelihood(out, clips)
+
+    def distillation(self, shape: str, kl: str, stft_weight: float, clips: Sequence[Clip]) -> dict:
+        teacher = self.runs / "Gaussian 0" / "model"
+        conditioner = {name: getattr(models.load(teacher).config, name) for name in CONDITIONER}
+        config = ClariNetStudentConfig(
+            residual_channels=24, gate_channels=24, skip_channels=24, **STUDENTS[shape], **conditioner
+        )
+        name = f"{shape}, {kl} KL{' + STFT' if stft_weight else ''}"
+        options = dict(teacher=str(teacher), kl=kl, stft_weight=stft_weight)
+        out = self.train(DistillationTraining, name, config, **options)
+        return {"model": name} | speech(Vocoder(models.load(out / "model"), threads=self.threads), clips)
+
+    def baselines(self, clips: Sequence[Clip]) -> list[dict]:
+        teacher = Vocoder(models.load(self.runs / "Gaussian 0" / "model"), threads=self.threads)
+        baseline = GriffinLim(GriffinLimConfig(mel=teacher.mel_spec))
+        return [{"model": "Griffin-Lim"} | speech(baseline, clips), {"model": "teacher"} | speech(teacher, clips)]
+
+
+def log_lines(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def speech(voice: Vocoder | GriffinLim, clips: Sequence[Clip]) -> dict:
+    """Means of the objective measures."""
+    (mean,) = means(evaluate_voice(voice, clips))
+    return {name: mean[name] for name in SPEECH}
+
+
+@torch.inference_mode()
+def parameters(model: WaveNet, clip: Clip) -> tuple[Tensor, Tensor]:
+    """A clip (1, samples), and the model's parameters of its samples."""
+    spec = model.config.mel
+    wave = audio.read(clip.path, spec.sample_rate)[None]
+    mel = audio.log_mel(wave, spec)[..., : wave.shape[1] // spec.hop_length]
+    wave = wave[:, : mel.shape[2] * spec.hop_length]
+    return wave, model(wave, model.with_context(mel))
+
+
+def likelihood(out: Path, clips: Sequence[Clip]) -> dict:
+    """Nats per sample of the density: as trained, that is with log-scales clipped, and without the clip.
+
+    Discrete probabilities are divided by the width of what they are the probability of.
+    """
+    model = models.load(out / "model")
+    c = model.config
+    width = {"mixture_of_logistics": 2 / (c.classes - 1), "softmax": 2 / c.classes}.get(c.distribution, 1.0)
+    values = {}
+    for name, bound in (("nats", c.train_log_scale_min), ("unclipped", -math.inf)):
+        of_clips = [
+            model.distribution.log_prob(p, x, bound).mean().item()
+            for x, p in (parameters(model, clip) for clip in clips)
+        ]
+        values[name] = statistics.mean(of_clips) - math.log(width)
+    if c.distribution == "softmax":
+        values["bits"] = (math.log(1 / width) - values["nats"]) / math.log(2)
+    return values
+
+
+def log_sigmas(out: Path, clips: Sequence[Clip]) -> list[float]:
+    """The histogram of a Gaussian's log sigma over all clips, as shares of BINS."""
+    model = models.load(out / "model")
+    values = torch.cat([parameters(model, clip)[1][0, 1] for clip in clips])
+    return (torch.histogram(values.clamp(BINS[0], BINS[-1]), BINS).hist / len(values)).tolist()
+
+
+def tables(result: dict) -> dict[str, str]:
+    """Tables 1 and 2, and that of the clips, in Markdown, by their markers in docs/clarinet.md."""
+    return {
+        "table1": likelihood_table(result["table1"]),
+        "clipping": markdown(
+            ["log sigma clipped at", "nats per sample", "without the clip"],
+            [[row["clip"], number(row["nats"], 3), number(row["unclipped"], 3)] for row in result["clipping"]],
+        ),
+        "table2": markdown(
+            ["model", "STOI", "PESQ", "LSD, dB", "MCD, dB"],
+            [[row["model"], *(number(row[name], 2) for name in SPEECH)] for row in result["table2"]],
+        ),
+    }
+
+
+def likelihood_table(rows: Sequence[dict]) -> str:
+    """Means over the seeds, with intervals that hold them with 95% (Student's t)."""
+    lines = []
+    for model in dict.fromkeys(row["model"] for row in rows):
+        mine = [row for row in rows if row["model"] == model]
+        cells = []
+        for name in ("nats", "unclipped", "bits"):
+            values = [row[name] for row in mine if name in row]
+            cells.append("" if not values else f"{statistics.mean(values):.3f} ± {interval(values):.3f}")
+        lines.append([model, *cells])
+    return markdown(["output", "nats per sample", "without the clip", "bits per sample"], lines)
+
+
+def interval(values: Sequence[float]) -> float:
+    """Half the width of the 95% confidence interval of a mean."""
+    t = scipy.stats.t.ppf(0.975, len(values) - 1)
+    return t * statistics.stdev(values) / math.sqrt(len(values))
+
+
+def number(value: float, digits: int) -> str:
+    return f"{value:.{digits}f}" if abs(value) < 1e4 else f"{value:.1e}"
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    ruler = ["---", *["---:"] * (len(header) - 1)]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in (header, ruler, *rows))
+
+
+def figures(result: dict, path: Path) -> None:
+    """Figures 3 and 4: validation loss during training, and log sigma after it, by where log sigma is clipped."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    loss, histogram = figure.subplots(1, 2)
+    for row in result["clipping"]:
+        loss.plot(*zip(*row["curve"], strict=True), label=row["clip"])
+        histogram.stairs(row["log_sigma"], BINS.tolist(), label=row["clip"])
+    loss.set(xlabel="step", ylabel="validation loss, nats per sample", ylim=(-4, 2))
+    histogram.set(xlabel="log sigma, before clipping", ylabel="share of samples")
+    loss.legend(title="clip")
+    figure.savefig(path, dpi=120, metadata={"Software": None})
+
+
+if __name__ == "__main__":
+    tyro.cli(Tables).run()
