@@ -16,9 +16,10 @@ from torch import Tensor
 from fastwave import audio
 from fastwave.audio import MelSpec
 
-__all__ = ["Clip", "Dataset", "Segments", "find_clips", "select", "standardized"]
+__all__ = ["Batches", "Clip", "Dataset", "Segments", "find_clips", "select", "standardized"]
 
 SUFFIXES = (".flac", ".wav")
+KEPT = 2 * 3600  # seconds of speech that a dataset keeps in memory: 0.9 GB at 22,050 Hz
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -116,7 +117,7 @@ def standardized(spec: MelSpec, clips: Sequence[Clip]) -> MelSpec:
 
 
 class Dataset:
-    """Segments of clips with their part of the whole clip's log-mel; clips are read once, when first needed, and kept.
+    """Segments of clips with their part of the whole clip's log-mel. Clips are read when needed; two hours are kept.
 
     Args:
         clips: where the segments come from; clips shorter than a segment are left out.
@@ -137,6 +138,7 @@ class Dataset:
         positions = [clip.length(spec.sample_rate) // spec.hop_length - frames + 1 for clip in self.clips]
         self._first = np.cumsum([0, *positions])  # clip i owns positions [_first[i], _first[i + 1])
         self._cache: dict[int, tuple[Tensor, Tensor]] = {}
+        self._kept = 0  # samples
 
     @property
     def seconds(self) -> float:
@@ -145,33 +147,60 @@ class Dataset:
 
     def draw(self, batch: int, seed: int, step: int) -> Segments:
         """The ``batch`` random segments of a step: every position of every clip is as likely as any other."""
+        return self.cut(self.places(batch, seed, step))
+
+    def places(self, batch: int, seed: int, step: int) -> list[tuple[int, int]]:
+        """Clip and first frame of each segment of a step."""
         generator = np.random.Generator(np.random.Philox(key=[seed, step]))
         positions = generator.integers(self._first[-1], size=batch)
         clips = np.searchsorted(self._first, positions, side="right") - 1
-        return self._cut([(int(i), int(p - self._first[i])) for i, p in zip(clips, positions, strict=True)])
+        return [(int(i), int(p - self._first[i])) for i, p in zip(clips, positions, strict=True)]
 
     def spread(self, clip: int, count: int) -> Segments:
         """``count`` segments of one clip, evenly spread over it from its first to its last: the same ones always."""
         last = self._first[clip + 1] - self._first[clip] - 1
-        return self._cut([(clip, int(start)) for start in np.linspace(0, last, count)])
+        return self.cut([(clip, int(start)) for start in np.linspace(0, last, count)])
 
-    def _cut(self, starts: Sequence[tuple[int, int]]) -> Segments:
+    def cut(self, places: Sequence[tuple[int, int]]) -> Segments:
         """Segments by clip and first frame."""
         hop, frames, context = self.spec.hop_length, self.frames, self.context
         waves, mels = [], []
-        for clip, start in starts:
-            wave, mel = self._read(clip)
+        for clip, start in places:
+            wave, mel = self.read(clip)
             waves.append(wave[start * hop : (start + frames) * hop])
             columns = torch.arange(start - context, start + frames + context).clamp(0, mel.shape[1] - 1)
             mels.append(mel[:, columns])
-        return Segments(torch.stack(waves), torch.stack(mels), [self.clips[clip].name for clip, _ in starts])
+        return Segments(torch.stack(waves), torch.stack(mels), [self.clips[clip].name for clip, _ in places])
 
-    def _read(self, index: int) -> tuple[Tensor, Tensor]:
+    def read(self, index: int) -> tuple[Tensor, Tensor]:
         """The clip's wave (samples,) and mel (n_mels, 1 + samples // hop_length)."""
-        if index not in self._cache:
-            clip, rate = self.clips[index], self.spec.sample_rate
-            wave = audio.read(clip.path, rate)
-            if len(wave) < clip.length(rate):
-                raise ValueError(f"data must be whole audio files, got {str(clip.path)!r}, which breaks off")
-            self._cache[index] = wave, audio.log_mel(wave[None], self.spec)[0]
-        return self._cache[index]
+        if index in self._cache:
+            return self._cache[index]
+        clip, rate = self.clips[index], self.spec.sample_rate
+        wave = audio.read(clip.path, rate)
+        if len(wave) < clip.length(rate):
+            raise ValueError(f"data must be whole audio files, got {str(clip.path)!r}, which breaks off")
+        mel = audio.log_mel(wave[None], self.spec)[0]
+        if self._kept + len(wave) <= KEPT * rate:
+            self._kept += len(wave)
+            self._cache[index] = wave, mel
+        return wave, mel
+
+
+@dataclasses.dataclass(frozen=True)
+class Batches:
+    """What a torch.utils.data.DataLoader reads: item ``step`` has ``rows`` of the segments that the step draws.
+
+    In place of segments whose clips cannot be read an item is the error: a DataLoader would add its worker's traceback.
+    """
+
+    dataset: Dataset
+    batch: int
+    seed: int
+    rows: slice
+
+    def __getitem__(self, step: int) -> Segments | ValueError | OSError:
+        try:
+            return self.dataset.cut(self.dataset.places(self.batch, self.seed, step)[self.rows])
+        except (ValueError, OSError) as error:
+            return error
