@@ -319,7 +319,7 @@ def test_output(options, capsys):
     assert "9/9" in err
     lines = log_lines(training.out)
     assert [line["step"] for line in lines] == [3, 6, 9]
-    assert set(lines[0]) == {"step", "seconds", "loss", "validation_loss", "learning_rate"}
+    assert set(lines[0]) == {"step", "seconds", "loss", "gradient_norm", "validation_loss", "learning_rate"}
 
 
 @pytest.mark.parametrize(

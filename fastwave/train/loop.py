@@ -3,8 +3,11 @@
 What it minimises, and with what, an Objective says: a model's own ``loss(wave, mel)`` under Adam, where none says
 otherwise. Gradients are clipped by their global norm. The learning rate rises linearly, then falls along half a cosine
 (Training), or is halved at fixed steps (HalvingTraining). A run is a function of its options: batches are keyed by
-(seed, step), and so are torch's random numbers, so that a run that was stopped and resumed ends in the same weights,
-bit for bit, as one that was not (on a CPU).
+(seed, step), and torch's random numbers by those and the micro-batch, so that a run that was stopped and resumed ends
+in the same weights, bit for bit, as one that was not (on a CPU).
+
+A batch is split into micro-batches, over processes (fastwave.train.processes) and, in each, over time (``accumulate``).
+How many there are makes a run, not which process has them.
 """
 
 from __future__ import annotations
@@ -13,8 +16,10 @@ import abc
 import contextlib
 import dataclasses
 import io
+import itertools
 import json
 import math
+import os
 import pickle
 import re
 import signal
@@ -25,13 +30,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from fastwave import checkpoint
 from fastwave.models import Model
-from fastwave.train.data import Clip, Dataset, Segments, find_clips, select, standardized
+from fastwave.train import processes
+from fastwave.train.data import Batches, Clip, Dataset, Segments, find_clips, select, standardized
 
 __all__ = ["HalvingTraining", "Learner", "Objective", "Training", "TrainingOptions", "fit", "run"]
 
@@ -52,8 +61,11 @@ class Objective:
     """What a run minimises: here the model's own loss.
 
     One with a discriminator adds learners; the checkpoint holds them all. Nothing else that changes may be kept here,
-    or a resumed run would differ.
+    or a resumed run would differ. Where a loss leaves parameters of the learners untouched,
+    ``find_unused_parameters`` tells torch.nn.parallel.DistributedDataParallel to look which.
     """
+
+    find_unused_parameters: ClassVar[bool] = False
 
     def __init__(self, model: Model, training: TrainingOptions):
         self.model, self.training = model, training
@@ -61,12 +73,18 @@ class Objective:
         self.learners = {"model": Learner(model, adam, training.clip_norm)}
 
     def losses(self, wave: Tensor, mel: Tensor, step: int) -> Iterator[tuple[str, Tensor]]:
-        """Names of learners and their losses; each learner is updated before the next loss is asked for."""
+        """Names of learners and their losses; each learner is updated before the next loss is asked for.
+
+        Where a batch is split, its micro-batches' losses are asked for in turn: the first of each, then the second.
+        """
         yield "model", self.model.loss(wave, mel)
 
     def learning_rate(self, name: str, step: int) -> float:
         """A learner's, of the update that follows ``step`` updates."""
         return self.training.rate(step)
+
+    def initialize(self, wave: Tensor, mel: Tensor) -> None:
+        """Sets what a model takes from data before its first step, whose whole batch this is."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,14 +104,19 @@ class TrainingOptions(abc.ABC):
         steps: updates of the whole run.
         minutes: stop after this time, with a checkpoint.
         interval: steps between checkpoints, each with a line of the log.
-        batch: segments of a step.
+        batch: segments of a step, of all processes together.
+        accumulate: micro-batches, one after another, that a process splits its share of the batch into.
+        workers: processes that read clips and make their mels, ahead of each training process; it does so itself where
+            there are none.
         frames: mel frames of a segment.
         learning_rate: at its highest.
         clip_norm: largest global norm of the gradient.
+        ema: decay of an exponential moving average of the weights, such as 0.999: it is then what is validated, and
+            saved in model/.
         precision: of matrix products; weights, their updates and validation are float32. bfloat16 is the faster one
             on GPUs, and on CPUs with AVX512_BF16 or AMX.
         seed: of the weights, the batches and the noise.
-        device: "cpu", "cuda" or "cuda:N".
+        device: "cpu", "cuda" or "cuda:N"; under torchrun "cuda" is a GPU for each process.
         threads: CPU threads; all of them where absent.
     """
 
@@ -107,9 +130,12 @@ class TrainingOptions(abc.ABC):
     minutes: float | None = None
     interval: int = 500
     batch: int = 2
+    accumulate: int = 1
+    workers: int = 0
     frames: int = 32
     learning_rate: float
     clip_norm: float
+    ema: float | None = None
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     seed: int = 0
     device: str = "cpu"
@@ -135,7 +161,7 @@ class TrainingOptions(abc.ABC):
 
     def check(self) -> None:
         """ValueError for a number out of its range."""
-        for name in ("steps", "interval", "batch", "frames", "threads"):
+        for name in ("steps", "interval", "batch", "accumulate", "frames", "threads"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
@@ -143,8 +169,14 @@ class TrainingOptions(abc.ABC):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"{name} must be above 0, got {value}")
-        if self.min_sample_rate < 0:
-            raise ValueError(f"min_sample_rate must be at least 0, got {self.min_sample_rate}")
+        for name in ("min_sample_rate", "workers"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ValueError(f"ema must be above 0 and below 1, got {self.ema}")
+        if self.batch % (processes.size() * self.accumulate):
+            split = f"{processes.size()} processes x accumulate {self.accumulate}"
+            raise ValueError(f"batch must be a multiple of {split}, got {self.batch}")
         if not 0 <= self.seed < 2**31:
             raise ValueError(f"seed must be from 0 to 2**31 - 1, got {self.seed}")
 
@@ -201,23 +233,24 @@ def run(training: TrainingOptions, quiet: bool = False) -> None:
         FloatingPointError: the loss or a gradient is not finite.
         KeyboardInterrupt: Ctrl-C, after a checkpoint.
     """
-    training.check()
     device = checked_device(training.device)
-    _, clips = select(find_clips(training.data), training.exclude_clips)
-    held_out, clips = select(clips, training.validation_clips)
-    clips = [clip for clip in clips if clip.sample_rate >= training.min_sample_rate]
-    config = training.model_config(clips)
-    torch.manual_seed(training.seed)
-    model = training.model_class(config).to(device)
-    segments = (model.config.mel, training.frames, model.context)
-    train = Dataset(clips, *segments)
-    validation = Dataset(held_out, *segments) if held_out else None
-    if not quiet:
-        parameters = sum(parameter.numel() for parameter in model.parameters())
-        print(
-            f"{type(model).__name__} with {parameters:,} parameters; {train.seconds:.0f} s in {len(train.clips)} clips"
-        )
-    fit(model, train, validation, training, quiet)
+    with processes.joined(device):
+        training.check()
+        quiet = quiet or processes.rank() > 0
+        _, clips = select(find_clips(training.data), training.exclude_clips)
+        held_out, clips = select(clips, training.validation_clips)
+        clips = [clip for clip in clips if clip.sample_rate >= training.min_sample_rate]
+        config = training.model_config(clips)
+        torch.manual_seed(training.seed)
+        model = training.model_class(config).to(device)
+        segments = (model.config.mel, training.frames, model.context)
+        train = Dataset(clips, *segments)
+        validation = Dataset(held_out, *segments) if held_out else None
+        if not quiet:
+            parameters = sum(parameter.numel() for parameter in model.parameters())
+            speech = f"{train.seconds:.0f} s in {len(train.clips)} clips"
+            print(f"{type(model).__name__} with {parameters:,} parameters; {speech}")
+        fit(model, train, validation, training, quiet)
 
 
 def checked_device(name: str) -> torch.device:
@@ -225,6 +258,10 @@ def checked_device(name: str) -> torch.device:
     if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
         raise ValueError(f"device must be cpu, cuda or cuda:N, got {name!r}")
     device = torch.device(name)
+    if device.type == "cuda" and "LOCAL_RANK" in os.environ:
+        if device.index is not None:
+            raise ValueError(f"device must be cpu or cuda under torchrun, got {name!r}")
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device must be one that is here ({torch.cuda.device_count()} CUDA devices), got {name!r}")
     return device
@@ -236,72 +273,134 @@ def fit(
     """Trains ``model`` in place, from the checkpoint in ``training.out`` or else its present weights; see run()."""
     if training.threads is not None:
         torch.set_num_threads(training.threads)
-    device = next(model.parameters()).device
+    device, first = next(model.parameters()).device, processes.rank() == 0
     training.out.mkdir(parents=True, exist_ok=True)
     objective = training.objective(model, training)
-    step, seconds = _resume(training.out / CHECKPOINT, model, objective.learners)
+    average = None if training.ema is None else AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(training.ema))
+    exported = model if average is None else average.module
+    step, seconds = _resume(training.out / CHECKPOINT, model, objective.learners, average)
     for learner in objective.learners.values():
         learner.module.train()
+    if step == 0:
+        wave, mel, _ = train.draw(training.batch, training.seed, step)
+        with torch.no_grad():
+            objective.initialize(wave.to(device), mel.to(device))
+    next_loss = processes.wrap(NextLoss(objective.learners), objective.find_unused_parameters)
+    share = training.batch // processes.size()
+    rows = slice(processes.rank() * share, (processes.rank() + 1) * share)
+    batches = DataLoader(
+        Batches(train, training.batch, training.seed, rows),
+        batch_size=None,
+        sampler=range(step, training.steps),
+        num_workers=training.workers,
+        worker_init_fn=_ignore_interrupts,
+    )
 
-    started, losses = time.monotonic(), {}
+    samples = training.batch * training.frames * model.config.mel.hop_length  # of a step
+    progress = {"total": training.steps * samples, "initial": step * samples, "unit": "sample", "unit_scale": True}
+    started, means = time.monotonic(), {}
     deadline = math.inf if training.minutes is None else started + 60 * training.minutes
     with (
         _interrupts() as interrupted,
-        open(training.out / LOG, "a", encoding="utf-8") as log,
-        tqdm(total=training.steps, initial=step, unit="step", disable=quiet, dynamic_ncols=True) as bar,
+        open(training.out / LOG if first else os.devnull, "a", encoding="utf-8") as log,
+        tqdm(**progress, disable=quiet, dynamic_ncols=True) as bar,
     ):
-        while step < training.steps:
-            segments = train.draw(training.batch, training.seed, step)
-            torch.manual_seed(training.seed << 32 | step)
-            for name, loss in _update(objective, segments, device, step):
-                losses.setdefault("loss" if name == "model" else f"{name}_loss", []).append(loss)
+        for segments in batches:
+            if isinstance(segments, Exception):
+                raise segments
+            try:
+                for name, loss, norm in _update(objective, next_loss, segments, device, step):
+                    prefix = "" if name == "model" else f"{name}_"
+                    means.setdefault(f"{prefix}loss", []).append(loss)
+                    means.setdefault(f"{prefix}gradient_norm", []).append(norm)
+            except FloatingPointError as error:
+                places = train.places(training.batch, training.seed, step)
+                names = ", ".join(train.clips[clip].name for clip, _ in places)
+                raise FloatingPointError(f"{error} at step {step} on {names}") from None
+            if average is not None:
+                average.update_parameters(model)
             step += 1
-            bar.update()
-            bar.set_postfix({name: f"{values[-1]:.3f}" for name, values in losses.items()}, refresh=False)
+            bar.set_description(f"step {step}/{training.steps}", refresh=False)
+            bar.set_postfix({k: f"{v[-1]:.3f}" for k, v in means.items() if k.endswith("loss")}, refresh=False)
+            bar.update(samples)
 
-            stopping = step == training.steps or time.monotonic() > deadline
-            if stopping or interrupted or step % training.interval == 0:
-                _save(training.out / CHECKPOINT, model, objective.learners, step, seconds + time.monotonic() - started)
-                model.save(training.out / MODEL)
-            if interrupted:
+            flags = torch.tensor([time.monotonic() > deadline, bool(interrupted)], dtype=torch.int32, device=device)
+            late, interrupting = processes.total(flags).tolist()
+            stopping = step == training.steps or late
+            reporting = stopping or step % training.interval == 0
+            if first and (reporting or interrupting):
+                now = seconds + time.monotonic() - started
+                _save(training.out / CHECKPOINT, model, objective.learners, average, step, now)
+                exported.save(training.out / MODEL)
+            if interrupting:
+                processes.wait()  # or torchrun, which sees one that has ended, would end the one that saves
                 raise KeyboardInterrupt
-            if stopping or step % training.interval == 0:
+            if first and reporting:
                 line = {"step": step, "seconds": round(seconds + time.monotonic() - started, 1)}
-                line |= {name: sum(values) / len(values) for name, values in losses.items()}
+                line |= {name: sum(values) / len(values) for name, values in means.items()}
                 if validation is not None:
-                    line |= {"validation_loss": validation_loss(model, validation, training.seed)}
+                    line |= {"validation_loss": validation_loss(exported, validation, training.seed)}
                 line["learning_rate"] = objective.learning_rate("model", step)
                 log.write(json.dumps(line) + "\n")
                 log.flush()
                 if not quiet:
-                    bar.write(", ".join(f"{k} {v:.4g}" if k.endswith("loss") else f"{k} {v}" for k, v in line.items()))
-                losses.clear()
+                    short = {k: f"{v:.4g}" if k.endswith(("loss", "norm")) else v for k, v in line.items()}
+                    bar.write(", ".join(f"{k} {v}" for k, v in short.items()))
+            if reporting:
+                means.clear()
             if stopping:
                 break
 
 
-def _update(objective: Objective, segments: Segments, device: torch.device, step: int) -> Iterator[tuple[str, float]]:
-    """One step: updates learner after learner, and yields their names and losses."""
-    bfloat16 = objective.training.precision == "bfloat16"
-    losses = objective.losses(segments.wave.to(device), segments.mel.to(device), step)
-    while True:
-        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-            name, loss = next(losses, (None, None))
-        if name is None:
-            return
-        learner = objective.learners[name]
+class NextLoss(nn.Module):
+    """The next of an objective's losses, whose gradients torch.nn.parallel.DistributedDataParallel can average.
+
+    It wraps modules and looks at one call at a time. An objective calls its learners' as it likes, between one loss and
+    the next; so this module has them all, and its call is what the objective does until it yields.
+    """
+
+    no_sync = contextlib.nullcontext  # as DistributedDataParallel's, where nothing is wrapped
+
+    def __init__(self, learners: Mapping[str, Learner]):
+        super().__init__()
+        self.learners = nn.ModuleDict({name: learner.module for name, learner in learners.items()})
+
+    def forward(self, losses: Iterator[tuple[str, Tensor]]) -> tuple[str | None, Tensor | None]:
+        return next(losses, (None, None))
+
+
+def _update(
+    objective: Objective, next_loss: nn.Module, segments: Segments, device: torch.device, step: int
+) -> Iterator[tuple[str, float, float]]:
+    """One step: updates learner after learner, and yields their names, losses and norms of their gradients."""
+    training, learners = objective.training, objective.learners
+    waves, mels = (tensor.to(device).chunk(training.accumulate) for tensor in (segments.wave, segments.mel))
+    micro_batches = [objective.losses(wave, mel, step) for wave, mel in zip(waves, mels, strict=True)]
+    first = processes.rank() * len(micro_batches)
+    for update in itertools.count():
+        for learner in learners.values():
+            learner.optimizer.zero_grad()
+        mean = torch.zeros((), device=device)
+        for i, losses in enumerate(micro_batches, 1):
+            key = np.random.SeedSequence((training.seed, step, first + i, update))
+            torch.manual_seed(int(key.generate_state(1, np.uint64)[0]))
+            # the last one's backward pass averages what all of them have summed
+            with next_loss.no_sync() if i < len(micro_batches) else contextlib.nullcontext():
+                with torch.autocast(device.type, torch.bfloat16, enabled=training.precision == "bfloat16"):
+                    name, loss = next_loss(losses)
+                if name is None:
+                    return
+                (loss / len(micro_batches)).backward()
+            mean += loss.detach() / len(micro_batches)
+        learner = learners[name]
         for group in learner.optimizer.param_groups:
             group["lr"] = objective.learning_rate(name, step)
-        learner.optimizer.zero_grad()
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(learner.module.parameters(), learner.clip_norm)
-        if not (math.isfinite(loss.item()) and math.isfinite(norm.item())):
-            raise FloatingPointError(
-                f"loss and gradient must be finite, got {loss.item()} and {norm.item()} at step {step} "
-                f"on {', '.join(segments.names)}"
-            )
+        mean = processes.total(mean).item() / processes.size()
+        norm = nn.utils.clip_grad_norm_(learner.module.parameters(), learner.clip_norm).item()
+        if not (math.isfinite(mean) and math.isfinite(norm)):
+            raise FloatingPointError(f"loss and gradient must be finite, got {mean} and {norm}")
         learner.optimizer.step()
-        yield name, loss.item()
+        yield name, mean, norm
 
 
 @torch.no_grad()
@@ -340,21 +439,39 @@ def _interrupts():
         signal.signal(signal.SIGINT, before)
 
 
-def _save(path: Path, model: Model, learners: Mapping[str, Learner], step: int, seconds: float) -> None:
+def _ignore_interrupts(_: int) -> None:
+    """In a process that reads: Ctrl-C is for the one that trains, which still ends its step."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _save(
+    path: Path,
+    model: Model,
+    learners: Mapping[str, Learner],
+    average: AveragedModel | None,
+    step: int,
+    seconds: float,
+) -> None:
     state = {
         "config": checkpoint.config_to_dict(model.config),
         "step": step,
         "seconds": seconds,
         "modules": {name: learner.module.state_dict() for name, learner in learners.items()},
         "optimizers": {name: learner.optimizer.state_dict() for name, learner in learners.items()},
+        "average": None if average is None else average.state_dict(),
     }
     buffer = io.BytesIO()
     torch.save(state, buffer)
     checkpoint.write_whole(path, buffer.getvalue())
 
 
-def _resume(path: Path, model: Model, learners: Mapping[str, Learner]) -> tuple[int, float]:
-    """Loads what ``_save`` wrote and returns its step and seconds; 0 and 0 where there is no file."""
+def _resume(
+    path: Path, model: Model, learners: Mapping[str, Learner], average: AveragedModel | None
+) -> tuple[int, float]:
+    """Loads what ``_save`` wrote and returns its step and seconds; 0 and 0 where there is no file.
+
+    Where the file has no average, one begins here.
+    """
     if not path.exists():
         return 0, 0.0
     try:
@@ -367,10 +484,16 @@ def _resume(path: Path, model: Model, learners: Mapping[str, Learner]) -> tuple[
         raise ValueError(f"out must hold a checkpoint of this command or none, got a corrupt {str(path)!r}") from None
     if config != checkpoint.config_to_dict(model.config):
         raise ValueError(f"out must hold a checkpoint of the same configuration, got another in {str(path)!r}")
-    for name, learner in learners.items():
+    parts = {
+        name: [(learner.module, weights[name][0]), (learner.optimizer, weights[name][1])]
+        for name, learner in learners.items()
+    }
+    if average is not None and state.get("average"):
+        parts["average"] = [(average, state["average"])]
+    for name, pairs in parts.items():
         try:
-            learner.module.load_state_dict(weights[name][0])
-            learner.optimizer.load_state_dict(weights[name][1])
+            for part, values in pairs:
+                part.load_state_dict(values)
         except (RuntimeError, ValueError):  # the configuration is the model's alone
             raise ValueError(f"out must hold a checkpoint with the same {name}, got another in {str(path)!r}") from None
     return step, seconds

@@ -28,6 +28,8 @@ class Adversarial(Objective):
     The discriminator sees the waveform that the generator, just updated, makes of the same noise.
     """
 
+    find_unused_parameters = True
+
     def __init__(self, model: ParallelWaveGAN, training: ParallelWaveGANTraining):
         self.model, self.training = model, training
         self.discriminator = training.make_discriminator().to(next(model.parameters()).device)

@@ -19,6 +19,8 @@ CONFIG = WGWaveNetConfig.g_8()
 class Joint(Objective):
     """L_z, and L_s in the last of every ``sample_every`` steps."""
 
+    find_unused_parameters = True
+
     def losses(self, wave: Tensor, mel: Tensor, step: int) -> Iterator[tuple[str, Tensor]]:
         loss = self.model.flow_loss(wave, mel)
         if (step + 1) % self.training.sample_every == 0:
