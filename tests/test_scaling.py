@@ -1,4 +1,4 @@
-"""Training that scales: processes, micro-batches, workers; runs that are killed."""
+"""Training that scales: processes, micro-batches, workers; runs that are killed; what TensorBoard shows."""
 
 import dataclasses
 import math
@@ -294,6 +294,49 @@ def test_a_dataset_keeps_so_much_and_no_more(options, monkeypatch):
     dataset = data.Dataset(whole.clips, TEACHER.mel, 10)
     assert all(torch.equal(dataset.draw(4, 0, step).wave, wave) for step, wave in enumerate(expected))
     assert sorted(read.count(clip.path) > 1 for clip in dataset.clips) == [False, True, True]
+
+
+# TensorBoard ---------------------------------------------------------------------------------------------------------
+
+
+def board(training):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    everything = {"scalars": 0, "histograms": 0, "audio": 0}
+    return EventAccumulator(str(training.out / "tensorboard"), everything).Reload()
+
+
+def test_tensorboard_of_a_teacher(options):
+    """A run that goes on from an earlier checkpoint shows each step once."""
+    training = options("teacher", steps=4, interval=2, validation_clips=("b",), tensorboard=True)
+    loop.run(training, quiet=True)
+    (training.out / "checkpoint.pt").unlink()
+    (training.out / "log.jsonl").unlink()
+    loop.run(training, quiet=True)
+    shown = board(training)
+    assert set(shown.Tags()["scalars"]) == {"loss", "gradient_norm", "validation_loss", "learning_rate"}
+    for name in shown.Tags()["scalars"]:
+        lines = [(line["step"], pytest.approx(line[name], rel=1e-6)) for line in log_lines(training)]
+        assert [(event.step, event.value) for event in shown.Scalars(name)] == lines
+    assert shown.Tags()["audio"] == []
+    assert shown.Tags()["histograms"] == ["log_sigma"]
+    assert [event.step for event in shown.Histograms("log_sigma")] == [2, 4]
+    assert shown.Histograms("log_sigma")[0].histogram_value.num == 4 * 80 * 16
+
+
+def test_tensorboard_of_a_student(options):
+    training = options("student", steps=2, validation_clips=("b",), tensorboard=True)
+    loop.run(training, quiet=True)
+    shown = board(training)
+    assert [event.step for event in shown.Audio("validation")] == [1, 2]
+    assert shown.Audio("validation")[0].sample_rate == 8000
+    assert shown.Tags()["histograms"] == []
+
+
+def test_tensorboard_is_an_extra(options, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ModuleNotFoundError, match=r"tensorboard is not installed; pip install 'fastwave\[train\]'"):
+        loop.run(options("teacher", tensorboard=True), quiet=True)
 
 
 # options -------------------------------------------------------------------------------------------------------------

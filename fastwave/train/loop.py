@@ -40,11 +40,12 @@ from tqdm import tqdm
 from fastwave import checkpoint
 from fastwave.models import Model
 from fastwave.train import processes
+from fastwave.train.board import Board
 from fastwave.train.data import Batches, Clip, Dataset, Segments, find_clips, select, standardized
 
 __all__ = ["HalvingTraining", "Learner", "Objective", "Training", "TrainingOptions", "fit", "run"]
 
-CHECKPOINT, LOG, MODEL = "checkpoint.pt", "log.jsonl", "model"
+CHECKPOINT, LOG, MODEL, BOARD = "checkpoint.pt", "log.jsonl", "model", "tensorboard"
 VALIDATION_SEGMENTS = 4  # of each validation clip
 
 
@@ -86,6 +87,10 @@ class Objective:
     def initialize(self, wave: Tensor, mel: Tensor) -> None:
         """Sets what a model takes from data before its first step, whose whole batch this is."""
 
+    def histograms(self, wave: Tensor, mel: Tensor) -> dict[str, Tensor]:
+        """What TensorBoard shows the distribution of, by name."""
+        return {}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingOptions(abc.ABC):
@@ -118,6 +123,7 @@ class TrainingOptions(abc.ABC):
         seed: of the weights, the batches and the noise.
         device: "cpu", "cuda" or "cuda:N"; under torchrun "cuda" is a GPU for each process.
         threads: CPU threads; all of them where absent.
+        tensorboard: also write tensorboard/ in ``out``.
     """
 
     data: Path
@@ -140,6 +146,7 @@ class TrainingOptions(abc.ABC):
     seed: int = 0
     device: str = "cpu"
     threads: int | None = None
+    tensorboard: bool = False
 
     model_class: ClassVar[type[Model]]
     preset: ClassVar
@@ -279,6 +286,7 @@ def fit(
     average = None if training.ema is None else AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(training.ema))
     exported = model if average is None else average.module
     step, seconds = _resume(training.out / CHECKPOINT, model, objective.learners, average)
+    board = Board(training.out / BOARD, step, validation) if training.tensorboard and first else None
     for learner in objective.learners.values():
         learner.module.train()
     if step == 0:
@@ -346,6 +354,10 @@ def fit(
                 if not quiet:
                     short = {k: f"{v:.4g}" if k.endswith(("loss", "norm")) else v for k, v in line.items()}
                     bar.write(", ".join(f"{k} {v}" for k, v in short.items()))
+                if board is not None:
+                    with torch.no_grad():
+                        histograms = objective.histograms(segments.wave.to(device), segments.mel.to(device))
+                    board.write(line, histograms, exported)
             if reporting:
                 means.clear()
             if stopping:

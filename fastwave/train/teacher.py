@@ -47,6 +47,13 @@ class MaximumLikelihood(Objective):
             wave = wave + QUANTUM * torch.rand_like(wave)
         yield "model", self.model.loss(wave, mel)
 
+    def histograms(self, wave: Tensor, mel: Tensor) -> dict[str, Tensor]:
+        """A Gaussian's log sigma (appendix A, Figure 4)."""
+        if self.model.config.distribution != "gaussian":
+            return {}
+        _, log_sigma = self.model(wave, mel).unbind(1)
+        return {"log_sigma": log_sigma}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TeacherTraining(Training):
