@@ -239,6 +239,7 @@ def run(training: TrainingOptions, quiet: bool = False) -> None:
         ValueError, OSError: bad options or data, or a file that cannot be read or written.
         FloatingPointError: the loss or a gradient is not finite.
         KeyboardInterrupt: Ctrl-C, after a checkpoint.
+        ModuleNotFoundError: ``tensorboard`` is asked for and not installed.
     """
     device = checked_device(training.device)
     with processes.joined(device):
