@@ -172,6 +172,15 @@ def test_the_teacher_and_its_conditioner_stay(tmp_path):
     torch.testing.assert_close(dict(objective.teacher.state_dict()), teacher, rtol=0, atol=0)
 
 
+def test_histograms_of_both(tmp_path):
+    wave, mel = 0.1 * randn(2, 1600).float(), randn(2, 6, 100).float()
+    histograms = make_objective(tmp_path).histograms(wave, mel)
+    assert {name: values.shape for name, values in histograms.items()} == {
+        "log_sigma_q": wave.shape,
+        "log_sigma_p": wave.shape,
+    }
+
+
 def test_a_student_to_start_with(tmp_path, teacher):
     """Its flows come over; the conditioner is the teacher's, whatever its own."""
     torch.manual_seed(2)

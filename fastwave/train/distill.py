@@ -69,6 +69,12 @@ class Distillation(Objective):
             loss = loss + self.training.power_weight * self.stft_loss.power(x, wave)
         yield "model", loss
 
+    def histograms(self, wave: Tensor, mel: Tensor) -> dict[str, Tensor]:
+        """Both log sigmas (Figure 1)."""
+        x, _, log_sigma_q = self.model(torch.randn_like(wave), mel)
+        _, log_sigma_p = self.teacher(x, mel).unbind(1)
+        return {"log_sigma_q": log_sigma_q, "log_sigma_p": log_sigma_p}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DistillationTraining(Training):
