@@ -21,8 +21,11 @@ from trainings import options as tiny
 
 from fastwave import audio, models
 from fastwave.train import TRAININGS, data, loop
+from fastwave.train.distill import DistillationTraining
 
+KINDS = TRAININGS | {"distill": DistillationTraining}
 CONFIGS = {
+    "distill": STUDENT,
     "flowavenet": FLOWAVENET,
     "parallel-wavegan": PARALLEL_WAVEGAN,
     "student": STUDENT,
@@ -44,7 +47,7 @@ def options(tmp_path):
             for seed, clip in enumerate(["a.wav", "b.flac", "c.wav"]):
                 audio.write(folder / clip, tone(4000 + 777 * seed, seed), config.mel.sample_rate)
         values = {"out": tmp_path / out, "steps": 6, "interval": 1, "batch": 4, "frames": 80, "precision": "float32"}
-        return tiny(TRAININGS[name], config, folder, **(values | changes))
+        return tiny(KINDS[name], config, folder, **(values | changes))
 
     return make
 
@@ -142,9 +145,11 @@ def in_two_processes(*runs):
     return list(zip(*([error for rank, error in raised if rank == one] for one in range(2)), strict=True))
 
 
-def test_two_processes_are_as_one(options):
+def test_two_processes_are_as_one(options, tmp_path):
     """With as many micro-batches: noise, discriminators, initialisation from data, unused parameters and all."""
-    changes = {"flowavenet": {}, "wg-wavenet": {}, "parallel-wavegan": ADVERSARIAL}
+    models.WaveNet(TEACHER).save(tmp_path / "model")
+    distillation = {"teacher": str(tmp_path / "model")}
+    changes = {"flowavenet": {}, "wg-wavenet": {}, "parallel-wavegan": ADVERSARIAL, "distill": distillation}
     pairs = [options(name, f"{name}-2", steps=4, **more) for name, more in changes.items()]
     alone = [options(name, f"{name}-1", steps=4, accumulate=2, **more) for name, more in changes.items()]
     pieces = options("teacher", "pieces")
