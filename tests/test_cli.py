@@ -360,9 +360,10 @@ def test_evaluate(run, voice, recording):
     status, out, _ = run("evaluate", voice, "--data", recording.parent)
     assert status == 0
     lines = [line.split() for line in out.splitlines()]
-    assert lines[0] == ["clip", "source_rate", "seconds", "stoi", "pesq", "lsd"]
+    metrics = ["stoi", "pesq", "lsd", "mcd", "f0_rmse", "voicing_error", "samples_per_second", "real_time_factor"]
+    assert lines[0] == ["clip", "source_rate", "seconds", *metrics]
     assert lines[1][:3] == ["in", "8000", "1.500"]
-    assert lines[3] == ["source_rate", "clips", "stoi", "pesq", "lsd"]
+    assert lines[3] == ["source_rate", "clips", *metrics]
     assert lines[4][:2] == ["8000", "1"]
 
 
