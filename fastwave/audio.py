@@ -235,6 +235,48 @@ def log_mel(wave: Tensor, spec: MelSpec) -> Tensor:
     return mel if mean is None else (mel - mean) / std
 
 
+def linear_spectrum(mel: Tensor, spec: MelSpec) -> Tensor:
+    """Magnitudes of a short-time Fourier transform whose log-mel is ``mel``, as nearly as a spectrum's can be.
+
+    Undoes statistics, range and logarithm; then spreads the bands over the bins by multiplicative updates (Lee and
+    Seung, 2001), which minimise the Kullback-Leibler divergence from the bands and leave no bin below 0; then undoes
+    the window's norm and, bin by bin, pre-emphasis. The scale stays that of peak normalisation, and what the floor and
+    the range clipped stays clipped.
+
+    Args:
+        mel: (batch, n_mels, frames), float32 or float64.
+        spec: its definition.
+
+    Returns:
+        (batch, n_fft / 2 + 1, frames), for a periodic Hann window of ``spec.win_length``; 0 outside all bands.
+
+    Raises:
+        ValueError: not a mel of ``spec``; a pre-emphasis of 1 or -1, which loses the lowest or highest bin.
+    """
+    check_mel(mel, spec)
+    if abs(spec.preemphasis) == 1:
+        _fail("preemphasis", "other than 1 and -1, which cannot be undone", spec.preemphasis)
+    _, filterbank, mean, std = _constants(spec, mel.dtype, mel.device)
+    if mean is not None:
+        mel = mel * std + mean
+    if spec.log_range is not None:
+        low, high = spec.log_range
+        mel = low + (high - low) * mel
+    bands = (mel / _LOGS[spec.log]).exp()
+    weights = filterbank.sum(dim=0)[:, None].clamp(min=torch.finfo(mel.dtype).tiny)
+    bins = torch.ones_like(weights)
+    for _ in range(100):  # by then the error is far below that of speech generated from it
+        predicted = filterbank @ bins
+        ratios = torch.where(predicted > 0, bands / predicted, 0.0)  # a narrow band may hold no bin
+        bins = bins * (filterbank.T @ ratios) / weights
+    bins = bins.pow(1 / spec.power)
+    if spec.normalized:
+        bins = bins * torch.hann_window(spec.win_length, dtype=torch.float64).norm()
+    omega = torch.linspace(0, math.pi, spec.n_fft // 2 + 1, dtype=torch.float64)[:, None]
+    emphasis = (1 - spec.preemphasis * torch.polar(torch.ones_like(omega), -omega)).abs()
+    return bins / emphasis.to(bins)
+
+
 def check_mel(mel: Tensor, spec: MelSpec) -> None:
     """ValueError unless ``mel`` is (batch, spec.n_mels, frames), float32 or float64, not empty, and finite."""
     if isinstance(mel, Tensor) and (mel.ndim != 3 or mel.shape[1] != spec.n_mels):

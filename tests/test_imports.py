@@ -12,7 +12,7 @@ LEVELS = [
     {"_cpu", "_cuda"},
     {"ops"},
     {"audio", "checkpoint", "layers", "distributions", "flows", "losses", "discriminators", "noise"},
-    {"models"},
+    {"models", "griffin_lim"},
     {"pack", "threads"},
     {"conditioners"},
     {"runners"},
