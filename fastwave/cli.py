@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from fastwave import _cpu, audio, checkpoint, converters, evaluate, vocoder
 from fastwave.audio import MelSpec
+from fastwave.griffin_lim import GriffinLim, GriffinLimConfig
 from fastwave.train import TRAININGS, loop
 from fastwave.train.data import find_clips, select
 from fastwave.train.distill import DistillationTraining
@@ -210,14 +211,16 @@ class Convert:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Compares a voice with recordings that it did not learn from: STOI, PESQ, log-spectral distance, likelihood.
+    """Compares a voice with recordings that it did not learn from, and with Griffin-Lim from the same mels.
+
+    Prints a row of metrics per clip, then means per sample rate of the files; docs/evaluation.md defines the metrics.
 
     Attributes:
         voice: name of a bundled voice, or a model's folder.
         data: folder in LJ Speech's layout (metadata.csv), or any folder of WAV and FLAC files.
         clips: names of clips, or globs of them; all where absent.
         seed: of the noise.
-        threads: CPU threads.
+        threads: CPU threads, of the voice and of Griffin-Lim.
     """
 
     voice: tyro.conf.Positional[str]
@@ -229,17 +232,29 @@ class Evaluate:
     def run(self) -> None:
         clips, _ = select(find_clips(self.data), self.clips)
         voice = vocoder.load(self.voice, threads=self.threads)
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        baseline = GriffinLim(GriffinLimConfig(mel=voice.mel_spec))
         rows = evaluate.evaluate_voice(voice, tqdm(clips, unit="clip"), self.seed)
+        baseline_rows = evaluate.evaluate_voice(baseline, tqdm(clips, "Griffin-Lim", unit="clip"), self.seed)
         print_table(rows)
         print()
-        print_table(evaluate.means(rows))
+        pairs = zip(evaluate.means(rows), evaluate.means(baseline_rows), strict=True)
+        names = self.voice, "Griffin-Lim"
+        print_table([{"voice": name} | mean for pair in pairs for name, mean in zip(names, pair, strict=True)])
 
 
 def print_table(rows: Sequence[dict]) -> None:
-    cells = [list(rows[0])] + [[f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows]
+    """Columns are those of the first row; what another row does not have is left out."""
+    cells = [list(rows[0]), *([cell(row.get(name, "")) for name in rows[0]] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for line in cells:
-        print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
+        print("  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True)))
+
+
+def cell(value: object) -> str:
+    """A value as a table shows it."""
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

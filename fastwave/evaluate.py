@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fastwave import audio
 from fastwave.audio import MelSpec
+from fastwave.griffin_lim import GriffinLim
 from fastwave.models import Model, WaveNet
 from fastwave.train.data import Clip
 from fastwave.vocoder import Vocoder
@@ -177,7 +178,7 @@ def log_likelihood(model: WaveNet, wave: Tensor) -> float:
     return model.distribution.log_prob(parameters, wave).mean().item()
 
 
-def evaluate_voice(voice: Vocoder | Model, clips: Iterable[Clip], seed: int = 0) -> list[dict]:
+def evaluate_voice(voice: Vocoder | Model | GriffinLim, clips: Iterable[Clip], seed: int = 0) -> list[dict]:
     """Vocodes clips from their own mels and compares.
 
     Args:

@@ -363,8 +363,23 @@ def test_evaluate(run, voice, recording):
     metrics = ["stoi", "pesq", "lsd", "mcd", "f0_rmse", "voicing_error", "samples_per_second", "real_time_factor"]
     assert lines[0] == ["clip", "source_rate", "seconds", *metrics]
     assert lines[1][:3] == ["in", "8000", "1.500"]
-    assert lines[3] == ["source_rate", "clips", *metrics]
-    assert lines[4][:2] == ["8000", "1"]
+    assert lines[3] == ["voice", "source_rate", "clips", *metrics]
+    assert lines[4][:3] == [str(voice), "8000", "1"]
+    assert lines[5][:3] == ["Griffin-Lim", "8000", "1"]
+    assert len(lines) == 6 and len(lines[5]) == len(lines[3])
+    assert float(lines[5][3]) > float(lines[4][3]) + 0.2  # STOI: the voice's weights are random
+
+
+def test_evaluate_an_autoregressive_model(run, recording, tmp_path):
+    """It has a likelihood, which Griffin-Lim has not."""
+    torch.manual_seed(0)
+    models.WaveNet(WaveNetConfig(kernel_size=2, dilations=(1, 2), **SIZES)).save(tmp_path / "voice")
+    status, out, _ = run("evaluate", tmp_path / "voice", "--data", recording.parent)
+    assert status == 0
+    header, model, baseline = out.splitlines()[3:]
+    end = header.index("log_likelihood") + len("log_likelihood")
+    assert float(model[:end].split()[-1]) < 10
+    assert baseline[end - len("log_likelihood") : end].isspace()
 
 
 def test_info(run, voice):
