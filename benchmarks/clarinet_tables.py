@@ -18,14 +18,14 @@ from pathlib import Path
 import scipy.stats
 import torch
 import tyro
-from fastwave.griffin_lim import GriffinLim, GriffinLimConfig
 from torch import Tensor
 
 from benchmarks.run import RESULTS
-from fastwave import audio, checkpoint, models
+from fastwave import audio, checkpoint, models, noise
 from fastwave.audio import MelSpec
 from fastwave.evaluate import evaluate_voice, means
-from fastwave.models import ClariNetStudentConfig, WaveNet
+from fastwave.griffin_lim import GriffinLim, GriffinLimConfig
+from fastwave.models import ClariNetStudent, ClariNetStudentConfig, WaveNet
 from fastwave.train import loop
 from fastwave.train.data import Clip, find_clips, select
 from fastwave.train.distill import CONDITIONER, DistillationTraining
@@ -167,8 +167,12 @@ class Tables:
         )
         name = f"{shape}, {kl} KL{' + STFT' if stft_weight else ''}"
         options = dict(teacher=str(teacher), kl=kl, stft_weight=stft_weight)
-        out = self.train(DistillationTraining, name, config, **options)
-        return {"model": name} | speech(Vocoder(models.load(out / "model"), threads=self.threads), clips)
+        student = models.load(self.train(DistillationTraining, name, config, **options) / "model")
+        return (
+            {"model": name}
+            | speech(Vocoder(student, threads=self.threads), clips)
+            | distilled_log_sigmas(student, models.load(teacher), clips)
+        )
 
     def baselines(self, clips: Sequence[Clip]) -> list[dict]:
         teacher = Vocoder(models.load(self.runs / "Gaussian 0" / "model"), threads=self.threads)
@@ -217,10 +221,28 @@ def likelihood(out: Path, clips: Sequence[Clip]) -> dict:
 
 
 def log_sigmas(out: Path, clips: Sequence[Clip]) -> list[float]:
-    """The histogram of a Gaussian's log sigma over all clips, as shares of BINS."""
+    """The histogram of a Gaussian's log sigma over all clips."""
     model = models.load(out / "model")
-    values = torch.cat([parameters(model, clip)[1][0, 1] for clip in clips])
-    return (torch.histogram(values.clamp(BINS[0], BINS[-1]), BINS).hist / len(values)).tolist()
+    return histogram([parameters(model, clip)[1][:, 1] for clip in clips])
+
+
+@torch.inference_mode()
+def distilled_log_sigmas(student: ClariNetStudent, teacher: WaveNet, clips: Sequence[Clip]) -> dict:
+    """The histograms of both log sigmas, of a sample of each clip."""
+    q, p = [], []
+    for seed, clip in enumerate(clips):
+        mel = audio.log_mel(audio.read(clip.path, student.config.mel.sample_rate)[None], student.config.mel)
+        z = noise.draw(student.noise_kinds, seed, 1, 0, mel.shape[2] * student.noise_rate)[:, 0]
+        x, _, log_sigma = student(z, student.with_context(mel))
+        q.append(log_sigma)
+        p.append(teacher(x, teacher.with_context(mel))[:, 1])
+    return {"log_sigma_q": histogram(q), "log_sigma_p": histogram(p)}
+
+
+def histogram(values: Sequence[Tensor]) -> list[float]:
+    """Shares of all values that lie between BINS; what is outside counts with the outermost."""
+    values = torch.cat([value.flatten() for value in values]).clamp(BINS[0], BINS[-1])
+    return (torch.histogram(values, BINS).hist / len(values)).tolist()
 
 
 def tables(result: dict) -> dict[str, str]:
@@ -229,11 +251,11 @@ def tables(result: dict) -> dict[str, str]:
         "table1": likelihood_table(result["table1"]),
         "clipping": markdown(
             ["log sigma clipped at", "nats per sample", "without the clip"],
-            [[row["clip"], number(row["nats"], 3), number(row["unclipped"], 3)] for row in result["clipping"]],
+            [[row["clip"], number(row["nats"]), number(row["unclipped"])] for row in result["clipping"]],
         ),
         "table2": markdown(
             ["model", "STOI", "PESQ", "LSD, dB", "MCD, dB"],
-            [[row["model"], *(number(row[name], 2) for name in SPEECH)] for row in result["table2"]],
+            [[row["model"], *(f"{row[name]:.2f}" for name in SPEECH)] for row in result["table2"]],
         ),
     }
 
@@ -246,7 +268,7 @@ def likelihood_table(rows: Sequence[dict]) -> str:
         cells = []
         for name in ("nats", "unclipped", "bits"):
             values = [row[name] for row in mine if name in row]
-            cells.append("" if not values else f"{statistics.mean(values):.3f} ± {interval(values):.3f}")
+            cells.append(f"{number(statistics.mean(values))} ± {number(interval(values))}" if values else "")
         lines.append([model, *cells])
     return markdown(["output", "nats per sample", "without the clip", "bits per sample"], lines)
 
@@ -257,8 +279,8 @@ def interval(values: Sequence[float]) -> float:
     return t * statistics.stdev(values) / math.sqrt(len(values))
 
 
-def number(value: float, digits: int) -> str:
-    return f"{value:.{digits}f}" if abs(value) < 1e4 else f"{value:.1e}"
+def number(value: float) -> str:
+    return f"{value:.3f}" if abs(value) < 1e4 else f"{value:.1e}"
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -266,19 +288,28 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(cells)} |\n" for cells in (header, ruler, *rows))
 
 
-def figures(result: dict, path: Path) -> None:
-    """Figures 3 and 4: validation loss during training, and log sigma after it, by where log sigma is clipped."""
+def figures(result: dict, clipping: Path, distillation: Path) -> None:
+    """Figures 3 and 4: validation loss and log sigma by where log sigma is clipped. Figure 1: both log sigmas."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.5), layout="constrained")
-    loss, histogram = figure.subplots(1, 2)
+    loss, shares = figure.subplots(1, 2)
     for row in result["clipping"]:
         loss.plot(*zip(*row["curve"], strict=True), label=row["clip"])
-        histogram.stairs(row["log_sigma"], BINS.tolist(), label=row["clip"])
+        shares.stairs(row["log_sigma"], BINS.tolist(), label=row["clip"])
     loss.set(xlabel="step", ylabel="validation loss, nats per sample", ylim=(-4, 2))
-    histogram.set(xlabel="log sigma, before clipping", ylabel="share of samples")
+    shares.set(xlabel="log sigma, before clipping", ylabel="share of samples")
     loss.legend(title="clip")
-    figure.savefig(path, dpi=120, metadata={"Software": None})
+    figure.savefig(clipping, dpi=100, metadata={"Software": None})
+
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    rows = [row for row in result["table2"] if row["model"].startswith("student-1") and "STFT" in row["model"]]
+    for axes, row in zip(figure.subplots(1, len(rows), sharey=True), rows, strict=True):
+        for name, label in (("log_sigma_p", "teacher"), ("log_sigma_q", "student")):
+            axes.stairs(row[name], BINS.tolist(), label=label)
+        axes.set(xlabel="log sigma", title=row["model"])
+        axes.legend()
+    figure.savefig(distillation, dpi=100, metadata={"Software": None})
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks import clarinet_tables
 from benchmarks.cases import CASES, PYTORCH
 from benchmarks.quality import QUALITY
 from benchmarks.run import RESULTS
@@ -132,6 +133,11 @@ def main() -> None:
     if QUALITY.exists():
         costs = json.loads(QUALITY.read_text(encoding="utf-8"))
         _rewrite(ROOT / "docs" / "kernels.md", "quality", quality_table(costs))
+    if clarinet_tables.CLARINET.exists():
+        result, docs = json.loads(clarinet_tables.CLARINET.read_text(encoding="utf-8")), ROOT / "docs"
+        clarinet_tables.figures(result, docs / "clarinet-clipping.png", docs / "clarinet-distillation.png")
+        for marker, new in clarinet_tables.tables(result).items():
+            _rewrite(docs / "clarinet.md", marker, new)
 
 
 if __name__ == "__main__":
