@@ -12,8 +12,8 @@ import statistics
 
 import torch
 
-from benchmarks.cases import Sampler
 from benchmarks.run import _sized, _time
+from benchmarks.workloads import Sampler
 from fastwave.models import WaveNetConfig
 
 SECONDS = 1.0  # of a timed run, about

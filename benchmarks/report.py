@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import clarinet_tables
-from benchmarks.cases import CASES, PYTORCH
+from benchmarks.cases import CASES
 from benchmarks.quality import QUALITY
 from benchmarks.run import RESULTS
+from benchmarks.workloads import PYTORCH
 from fastwave.ops.rounding import DTYPES
 
 __all__ = ["main", "plot", "quality_table", "read_results", "table", "with_table"]

@@ -17,8 +17,9 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.cases import CASES, Case, Workload
+from benchmarks.cases import CASES, Case
 from benchmarks.ceilings import Ceilings, measure_ceilings
+from benchmarks.workloads import Workload
 from fastwave import _cpu
 from fastwave.ops.rounding import DTYPES
 

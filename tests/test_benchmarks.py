@@ -22,8 +22,9 @@ sys.path.append(str(Path(__file__).resolve().parent.parent))  # they are not ins
 pytest.importorskip("benchmarks", reason="needs the source tree")
 from benchmarks import quality, report, run
 from benchmarks.baseline import ConvolutionStacks, IncrementalWaveNet, onnx_runtime
-from benchmarks.cases import CASES, FLOATS, PARALLEL_WAVEGAN, STUDENT_1, Case, FirstChunk, Sampler, Stacks, Voice
+from benchmarks.cases import CASES, FLOATS, PARALLEL_WAVEGAN, STUDENT_1, Case
 from benchmarks.ceilings import Ceilings, Work, measure_ceilings, sampler_work, stack_work
+from benchmarks.workloads import FirstChunk, Sampler, Stacks, Voice
 
 TINY = dict(
     mel=MelSpec(n_mels=7, hop_length=16, n_fft=64, win_length=64, sample_rate=8000, fmax=4000.0),
