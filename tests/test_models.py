@@ -246,18 +246,9 @@ def test_head_errors(values, message):
 # generate ------------------------------------------------------------------------------------------------------------
 
 
-def make_any(name):
-    if name in WAVENETS:
-        return make_wavenet(WAVENETS[name])
-    return (*make_student(STUDENTS[name])[:2], {})
-
-
-every_model = pytest.mark.parametrize("name", [*WAVENETS, *STUDENTS])
-
-
-@every_model
-def test_generate(name):
-    model, mel, speaker = make_any(name)
+@wavenets
+def test_generate(shape):
+    model, mel, speaker = make_wavenet(shape)
     wave = model.generate(mel, seed=3, **speaker)
     assert wave.shape == (BATCH, SAMPLES) and wave.isfinite().all()
     assert torch.equal(wave, model.generate(mel, noise=noise_of(model, seed=3), **speaker))
@@ -267,9 +258,9 @@ def test_generate(name):
     assert model.float().generate(mel.float(), seed=3, **speaker).dtype == torch.float32
 
 
-@every_model
-def test_ragged_rows_equal_rows_alone(name):
-    model, mel, speaker = make_any(name)
+@wavenets
+def test_ragged_rows_equal_rows_alone(shape):
+    model, mel, speaker = make_wavenet(shape)
     noise, hop = noise_of(model), MEL.hop_length
     lengths = torch.tensor([4, FRAMES, 1])
     wave = model.generate(mel, noise=noise, lengths=lengths, **speaker)
@@ -285,9 +276,9 @@ def test_ragged_rows_equal_rows_alone(name):
         assert not wave[row, frames * hop :].any()
 
 
-@every_model
-def test_bad_input(name):
-    model, mel, speaker = make_any(name)
+@wavenets
+def test_bad_input(shape):
+    model, mel, speaker = make_wavenet(shape)
 
     def refuses(message, mel=mel, **named):
         with pytest.raises(ValueError) as error:

@@ -10,7 +10,6 @@ from refusals import assert_refused
 from trainings import assert_resumes, losses_on_speech, needs_speech
 
 import fastwave
-from fastwave import models
 from fastwave.audio import MelSpec
 from fastwave.flows import flow_nll
 from fastwave.models import Denoiser, WaveGlow, WaveGlowConfig
@@ -84,21 +83,6 @@ def test_the_papers_model_has_the_papers_size():
     assert len(model.noise_kinds) == 8 and model.noise_rate == 32
 
 
-def test_inverse():
-    for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 1e-4)):
-        model, wave, mel = small(dtype), 0.3 * normal(2, 7 * 16).to(dtype), normal(2, 3, 7, seed=1).to(dtype)
-        z, _ = model(wave, mel)
-        assert z.shape == (2, 8, 14)
-        torch.testing.assert_close(model.inverse(z, mel), wave, rtol=0, atol=tolerance)
-        torch.testing.assert_close(model.generate(mel, noise=z), wave, rtol=0, atol=tolerance)
-
-
-def test_log_determinant():
-    model, wave, mel = small(), normal(1, 32), normal(1, 3, 2, seed=1)
-    jacobian = torch.autograd.functional.jacobian(lambda wave: model(wave, mel)[0], wave).reshape(32, 32)
-    torch.testing.assert_close(model(wave, mel)[1], torch.linalg.slogdet(jacobian)[1][None])
-
-
 def test_loss_is_the_likelihood_of_a_gaussian():
     model, wave, mel = small(), normal(2, 48), normal(2, 3, 3, seed=1)
     z, logdet = model(wave, mel)
@@ -117,51 +101,12 @@ def test_reach_of_the_conditioning():
     assert frames.tolist() == list(range(6 - after, 7 + before))
 
 
-def test_ragged_rows_are_rows_alone():
-    model, mel, noise = small(), normal(3, 3, 6), normal(3, 8, 12, seed=1)
-    lengths = torch.tensor([6, 1, 4])
-    wave = model.generate(mel, noise=noise, lengths=lengths)
-    for row, frames in enumerate(lengths.tolist()):
-        alone = model.generate(mel[row : row + 1, :, :frames], noise=noise[row : row + 1, :, : 2 * frames])
-        torch.testing.assert_close(wave[row : row + 1, : 16 * frames], alone)
-        assert not wave[row, 16 * frames :].any()
-
-
-def test_generate_from_a_seed():
-    model, mel = small(torch.float32), normal(2, 3, 5).float()
-    wave = model.generate(mel, seed=3)
-    assert wave.shape == (2, 80) and wave.isfinite().all()
-    assert torch.equal(wave, model.generate(mel, seed=3)) and not torch.equal(wave, model.generate(mel, seed=4))
-    drawn = fastwave.noise.draw(model.noise_kinds, 3, 2, 0, 10)
-    assert torch.equal(model.generate(mel, noise=drawn, temperature=0.5), model.generate(mel, seed=3, temperature=0.5))
-    with pytest.raises(ValueError, match=r"noise must be \(2, 8, 10\), got \(2, 80\)"):
-        model.generate(mel, noise=torch.zeros(2, 80))
-
-
 def test_a_coupling_is_the_identity_at_first():
     torch.manual_seed(0)
     model = WaveGlow(SMALL).requires_grad_(False)
     _, log_sigmas, _ = model.transform(torch.randn(1, 32), model.condition(torch.randn(1, 3, 2)))
     assert not any(log_sigma.any() for log_sigma in log_sigmas)
     torch.testing.assert_close(model(torch.randn(1, 32), torch.randn(1, 3, 2))[1], torch.zeros(1), rtol=0, atol=1e-4)
-
-
-def test_on_the_kernels():
-    """A stream of any chunks, of rows that end anywhere."""
-    model, mel = small(torch.float32), normal(2, 3, 70).float()
-    vocoder = fastwave.Vocoder(model)
-    wave = vocoder.generate(mel, seed=1)
-    torch.testing.assert_close(wave, model.generate(mel, seed=1), rtol=0, atol=1e-5)
-    assert torch.equal(torch.cat(list(vocoder.stream(mel.split([3, 20, 1, 17, 29], 2), seed=1)), 1), wave)
-    lengths = torch.tensor([70, 13])
-    ragged = vocoder.generate(mel, seed=1, lengths=lengths)
-    torch.testing.assert_close(ragged, model.generate(mel, seed=1, lengths=lengths), rtol=0, atol=1e-5)
-
-
-def test_saved_and_loaded(tmp_path):
-    model, mel = small(torch.float32), normal(1, 3, 5).float()
-    model.save(tmp_path)
-    assert torch.equal(models.load(tmp_path).generate(mel), model.generate(mel))
 
 
 @pytest.mark.parametrize(
