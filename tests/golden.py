@@ -57,6 +57,19 @@ def run_model(model, conditioning, kernels):
     return run
 
 
+def edited(tensors, **changes):
+    """A state dict with some tensors replaced, or where None left out; ``__`` stands for a dot."""
+    changes = {key.replace("__", "."): value for key, value in changes.items()}
+    return {key: value for key, value in (tensors | changes).items() if value is not None}
+
+
+def assert_same(a, b, atol=0):
+    """Two models have the same configuration and weights."""
+    assert a.config == b.config
+    for key, value in a.state_dict().items():
+        torch.testing.assert_close(b.state_dict()[key], value, rtol=0, atol=atol, msg=key)
+
+
 def recipe(key, shape):
     """The weights of a full-size golden: they are drawn by their key, and not stored."""
     random = np.random.RandomState(zlib.crc32(key.encode()))

@@ -6,6 +6,7 @@ import os
 import pytest
 import safetensors.torch
 import torch
+from golden import edited
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peers import SMALL, SMALL_STUDENT, SMALL_TEACHER, SPEAKERS, pair, student, teacher, wavenet
@@ -14,12 +15,6 @@ from refusals import assert_refused
 import fastwave
 
 R9Y9, KSW0306 = "r9y9/wavenet_vocoder", "ksw0306/ClariNet"
-
-
-def edited(tensors, **changes):
-    """Tensors replaced, or where None left out; ``__`` stands for a dot."""
-    changes = {key.replace("__", "."): value for key, value in changes.items()}
-    return {key: value for key, value in (tensors | changes).items() if value is not None}
 
 
 BIAS = "conv_layers__0__conv__bias"

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from golden import Golden, everywhere, run_model, run_stack, run_upsampler
+from golden import Golden, edited, everywhere, run_model, run_stack, run_upsampler
 from refusals import assert_refused
 from trainings import assert_resumes, losses_on_speech, needs_speech
 
@@ -241,12 +241,6 @@ def test_bad_configurations(changes, message):
 
 
 # checkpoints ---------------------------------------------------------------------------------------------------------
-
-
-def edited(tensors, **changes):
-    """Tensors replaced, or where None left out; ``__`` stands for a dot."""
-    changes = {key.replace("__", "."): value for key, value in changes.items()}
-    return {key: value for key, value in (tensors | changes).items() if value is not None}
 
 
 def test_the_checkpoints_own_parameters(tmp_path):

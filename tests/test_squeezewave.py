@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from golden import Golden, everywhere, run_model
+from golden import Golden, assert_same, edited, everywhere, run_model
 from refusals import assert_refused
 from trainings import assert_resumes, losses_on_speech, needs_speech
 
@@ -175,10 +175,7 @@ CONFIG = {
 def test_forms_of_a_checkpoint(form, tmp_path):
     golden, model = converted()
     torch.save(form(golden.state_dict()), tmp_path / "squeezewave.pt")
-    same = fastwave.convert(tmp_path / "squeezewave.pt", SOURCE)
-    assert same.config == model.config
-    for key, value in model.state_dict().items():
-        assert torch.equal(same.state_dict()[key], value), key
+    assert_same(fastwave.convert(tmp_path / "squeezewave.pt", SOURCE), model)
 
 
 def test_the_tensors_tell_the_sizes():
@@ -206,13 +203,6 @@ def test_a_pickled_module_is_refused(tmp_path):
     assert_refused(lambda: fastwave.convert(tmp_path / "SqueezeWave.pt", SOURCE), export)
 
 
-def edited(**changes):
-    """The golden's tensors, some replaced, or where None left out; ``__`` stands for a dot."""
-    changes = {key.replace("__", "."): value for key, value in changes.items()}
-    tensors = Golden(NAME, torch.float32).state_dict() | changes
-    return {key: value for key, value in tensors.items() if value is not None}
-
-
 NORM = "WN__1__in_layers__0__0__"
 
 
@@ -232,7 +222,8 @@ NORM = "WN__1__in_layers__0__0__"
     ],
 )
 def test_refused(tensors, hparams, message):
-    assert_refused(lambda: fastwave.convert(edited(**tensors), SOURCE, hparams), message)
+    state_dict = Golden(NAME, torch.float32).state_dict()
+    assert_refused(lambda: fastwave.convert(edited(state_dict, **tensors), SOURCE, hparams), message)
 
 
 # training ------------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from golden import Golden, everywhere, run_model
+from golden import Golden, assert_same, edited, everywhere, run_model
 from refusals import assert_refused
 from trainings import assert_resumes, losses_on_speech, needs_speech
 
@@ -139,12 +139,6 @@ CONFIG = {
 }
 
 
-def assert_same(a, b):
-    assert a.config == b.config
-    for key, value in a.state_dict().items():
-        assert torch.equal(b.state_dict()[key], value), key
-
-
 def older(tensors):
     """One convolution per layer for the conditioning."""
     out = {}
@@ -196,13 +190,6 @@ def test_a_pickled_module_is_refused(tmp_path):
     assert_refused(lambda: fastwave.convert(tmp_path / "waveglow_256channels.pt", SOURCE), export)
 
 
-def edited(**changes):
-    """The golden's tensors, some replaced, or where None left out; ``__`` stands for a dot."""
-    changes = {key.replace("__", "."): value for key, value in changes.items()}
-    tensors = Golden(NAME, torch.float32).state_dict() | changes
-    return {key: value for key, value in tensors.items() if value is not None}
-
-
 @pytest.mark.parametrize(
     ("tensors", "hparams", "message"),
     [
@@ -221,7 +208,8 @@ def edited(**changes):
     ],
 )
 def test_refused(tensors, hparams, message):
-    assert_refused(lambda: fastwave.convert(edited(**tensors), SOURCE, hparams), message)
+    state_dict = Golden(NAME, torch.float32).state_dict()
+    assert_refused(lambda: fastwave.convert(edited(state_dict, **tensors), SOURCE, hparams), message)
 
 
 # the denoiser --------------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from golden import Golden, everywhere, run_model
+from golden import Golden, assert_same, edited, everywhere, run_model
 from refusals import assert_refused
 from torch.nn import functional as F
 from trainings import assert_resumes, losses_on_speech, needs_speech
@@ -191,12 +191,6 @@ def test_without_bins_above_the_bands():
 # checkpoints ---------------------------------------------------------------------------------------------------------
 
 
-def assert_same(a, b):
-    assert a.config == b.config
-    for key, value in a.state_dict().items():
-        assert torch.equal(b.state_dict()[key], value), key
-
-
 @pytest.mark.parametrize(
     "form",
     [
@@ -231,13 +225,6 @@ def test_hparams():
     assert (config.sigma, config.upsample_scales) == (1.0, (2, 5, 4, 5, 2))
 
 
-def edited(**changes):
-    """The golden's tensors, some replaced, or where None left out; ``__`` stands for a dot."""
-    changes = {key.replace("__", "."): value for key, value in changes.items()}
-    tensors = Golden(NAME, torch.float32).state_dict() | changes
-    return {key: value for key, value in tensors.items() if value is not None}
-
-
 @pytest.mark.parametrize(
     ("tensors", "hparams", "message"),
     [
@@ -254,7 +241,8 @@ def edited(**changes):
     ],
 )
 def test_refused(tensors, hparams, message):
-    assert_refused(lambda: fastwave.convert(edited(**tensors), SOURCE, hparams), message)
+    state_dict = Golden(NAME, torch.float32).state_dict()
+    assert_refused(lambda: fastwave.convert(edited(state_dict, **tensors), SOURCE, hparams), message)
 
 
 # training ------------------------------------------------------------------------------------------------------------
