@@ -89,14 +89,16 @@ class Tables:
     Attributes:
         data: folder with the clips of LJ Speech.
         runs: folder of the runs.
-        steps: updates of each run.
+        steps: updates of a teacher.
+        distillation_steps: updates of a student.
         device: "cpu" or "cuda", of the training.
         threads: CPU threads.
     """
 
     data: Path
     runs: Path
-    steps: int = 1500
+    steps: int = 1000
+    distillation_steps: int = 400
     device: str = "cpu"
     threads: int = 1
 
@@ -105,6 +107,7 @@ class Tables:
         result = {
             "date": datetime.date.today().isoformat(),
             "steps": self.steps,
+            "distillation_steps": self.distillation_steps,
             "clips": [clip.name for clip in clips],
             "table1": [
                 {"model": name, "seed": seed} | likelihood(self.teacher(name, seed=seed, **changes), clips)
@@ -116,7 +119,7 @@ class Tables:
         }
         CLARINET.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
-    def train(self, kind: type[TrainingOptions], name: str, config, seed: int = 0, **options) -> Path:
+    def train(self, kind: type[TrainingOptions], name: str, config, steps: int, seed: int = 0, **options) -> Path:
         """The folder of a run, trained to its end or until it diverges."""
         out = self.runs / name
         out.mkdir(parents=True, exist_ok=True)
@@ -127,7 +130,7 @@ class Tables:
             config=out / "config.json",
             exclude_clips=TEST + OTHER_RATE,
             validation_clips=VALIDATION,
-            steps=self.steps,
+            steps=steps,
             interval=50,
             device=self.device,
             frames=16,
@@ -145,7 +148,7 @@ class Tables:
 
     def teacher(self, name: str, *, seed: int = 0, dequantize: bool = False, **changes) -> Path:
         config = dataclasses.replace(TEACHER, mel=self.mel(), **changes)
-        return self.train(TeacherTraining, f"{name} {seed}", config, seed, dequantize=dequantize)
+        return self.train(TeacherTraining, f"{name} {seed}", config, self.steps, seed, dequantize=dequantize)
 
     def mel(self) -> MelSpec:
         """The teacher's front end, standardised with the training clips."""
@@ -167,7 +170,9 @@ class Tables:
         )
         name = f"{shape}, {kl} KL{' + STFT' if stft_weight else ''}"
         options = dict(teacher=str(teacher), kl=kl, stft_weight=stft_weight)
-        student = models.load(self.train(DistillationTraining, name, config, **options) / "model")
+        student = models.load(
+            self.train(DistillationTraining, name, config, self.distillation_steps, **options) / "model"
+        )
         return (
             {"model": name}
             | speech(Vocoder(student, threads=self.threads), clips)
