@@ -1,17 +1,23 @@
-# make demo | test | lint | sanitize | cuda | bench-report | clean.
+# make demo | test | test-gpu | lint | sanitize | cuda | cuda_on_cpu | bench-report | clean.
 # Everything lives in .venv and build/, and is quick when run again.
 PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := $(shell find csrc -type f) CMakeLists.txt setup.py
 
-.PHONY: demo test lint sanitize cuda bench-report clean
+.PHONY: demo test test-gpu lint sanitize cuda cuda_on_cpu bench-report clean
 .DELETE_ON_ERROR:
 
 demo: .venv/plot.stamp .venv/build.stamp
 	$(BIN)/python examples/demo.py $(if $(IN),--input $(IN))
 
-test: .venv/test.stamp .venv/build.stamp
+test: .venv/test.stamp .venv/build.stamp cuda_on_cpu
 	$(BIN)/python -m pytest $(ARGS)
+
+# The kernels' tests on this machine's GPU. Needs no environment of its own and no internet: nvcc, and PYTHON with torch,
+# numpy, scipy, safetensors, pybind11, cmake, ninja and pytest.
+test-gpu:
+	FASTWAVE_CUDA=1 FASTWAVE_CUDA_ARCHITECTURES=native $(PYTHON) setup.py -q build_ext --inplace
+	$(PYTHON) -m pytest tests/test_kernels.py tests/test_build.py -k cuda $(ARGS)
 
 lint: .venv/test.stamp
 	$(BIN)/ruff check .
@@ -29,6 +35,13 @@ cuda: .venv/venv.stamp
 	    -Dpybind11_DIR=$$($(BIN)/pybind11-config --cmakedir)
 	$(BIN)/cmake --build build-cuda --target _cuda
 	PYTHONPATH=build-cuda $(BIN)/python -c "import _cuda; print('CUDA devices:', _cuda.devices())"
+
+# The CUDA module on an emulated device, for the tests (tests/cuda_on_cpu); needs neither nvcc nor a GPU.
+cuda_on_cpu: .venv/venv.stamp
+	$(BIN)/cmake -S tests/cuda_on_cpu -B build/cuda_on_cpu -G Ninja -DFASTWAVE_WERROR=$(or $(FASTWAVE_WERROR),0) \
+	    -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python \
+	    -Dpybind11_DIR=$$($(BIN)/pybind11-config --cmakedir)
+	$(BIN)/cmake --build build/cuda_on_cpu
 
 # The tables of README.md and docs/kernels.md, and the plots, from benchmarks/results/.
 bench-report: .venv/bench.stamp .venv/build.stamp

@@ -31,33 +31,67 @@ private:
     int previous_ = 0;
 };
 
-// `cluster` blocks of the grid's x direction form a thread-block cluster (1: none; above 1 needs sm_90; above 8 is not
-// portable). `smem` bytes of shared memory, all dynamic.
-template <class Params>
-void launch(void (*kernel)(Params), dim3 grid, unsigned cluster, dim3 block, std::size_t smem, cudaStream_t stream,
-            const Params& params) {
-    constexpr std::size_t kDefaultSmem = 48 * 1024;
-    constexpr unsigned kPortableCluster = 8;
-    auto function = reinterpret_cast<const void*>(kernel);
-    if (smem > kDefaultSmem)
-        check(cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(smem)),
-              "cudaFuncSetAttribute");
-    if (cluster > kPortableCluster)
-        check(cudaFuncSetAttribute(function, cudaFuncAttributeNonPortableClusterSizeAllowed, 1),
-              "cudaFuncSetAttribute");
+// How the blocks of a launch stand: `cluster` of them along x form a thread-block cluster (1: none; above 1 needs
+// sm_90; above 8 is not portable); all_resident: all run at once, or the launch is an error. Shared memory is all
+// dynamic.
+struct Grid {
+    dim3 blocks, threads;
+    unsigned cluster = 1;
+    bool all_resident = false;
+    std::size_t shared_bytes = 0;
+};
 
-    cudaLaunchAttribute attribute = {};
-    attribute.id = cudaLaunchAttributeClusterDimension;
-    attribute.val.clusterDim = {cluster, 1, 1};
+// A kernel's attributes set, and its launch configuration, which points into this.
+class Launch {
+public:
+    template <class Params>
+    Launch(void (*kernel)(Params), const Grid& grid, cudaStream_t stream) {
+        constexpr std::size_t kDefaultShared = 48 * 1024;
+        constexpr unsigned kPortableCluster = 8;
+        auto function = reinterpret_cast<const void*>(kernel);
+        if (grid.shared_bytes > kDefaultShared)
+            check(cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                       static_cast<int>(grid.shared_bytes)),
+                  "cudaFuncSetAttribute");
+        if (grid.cluster > kPortableCluster)
+            check(cudaFuncSetAttribute(function, cudaFuncAttributeNonPortableClusterSizeAllowed, 1),
+                  "cudaFuncSetAttribute");
+        if (grid.cluster > 1) {
+            attributes_[config.numAttrs].id = cudaLaunchAttributeClusterDimension;
+            attributes_[config.numAttrs++].val.clusterDim = {grid.cluster, 1, 1};
+        }
+        if (grid.all_resident) {
+            attributes_[config.numAttrs].id = cudaLaunchAttributeCooperative;
+            attributes_[config.numAttrs++].val.cooperative = 1;
+        }
+        config.gridDim = grid.blocks;
+        config.blockDim = grid.threads;
+        config.dynamicSmemBytes = grid.shared_bytes;
+        config.stream = stream;
+        config.attrs = attributes_;
+    }
+    Launch(const Launch&) = delete;
+
     cudaLaunchConfig_t config = {};
-    config.gridDim = grid;
-    config.blockDim = block;
-    config.dynamicSmemBytes = smem;
-    config.stream = stream;
-    config.attrs = &attribute;
-    config.numAttrs = cluster > 1 ? 1 : 0;
-    check(cudaLaunchKernelEx(&config, kernel, params), "cudaLaunchKernelEx");
+
+private:
+    cudaLaunchAttribute attributes_[2] = {};
+};
+
+template <class Params>
+void launch(void (*kernel)(Params), const Grid& grid, cudaStream_t stream, const Params& params) {
+    const Launch launch(kernel, grid, stream);
+    check(cudaLaunchKernelEx(&launch.config, kernel, params), "cudaLaunchKernelEx");
     check(cudaGetLastError(), "a kernel launch");
+}
+
+// How many of its clusters the device can run at once; 0 where it cannot run one.
+template <class Params>
+int active_clusters(void (*kernel)(Params), const Grid& grid) {
+    const Launch launch(kernel, grid, nullptr);
+    int count = 0;
+    check(cudaOccupancyMaxActiveClusters(&count, kernel, &launch.config), "cudaOccupancyMaxActiveClusters");
+    return count;
 }
 
 }  // namespace fastwave::cuda

@@ -18,11 +18,11 @@ __global__ void scale_kernel(const ScaleParams p) {
 
 void scale(const ScaleParams& params, int device, cudaStream_t stream) {
     if (params.n == 0) return;
-    constexpr int64_t kBlock = 256;
+    constexpr unsigned kBlock = 256;
     constexpr int64_t kMaxGrid = 1 << 16;
     DeviceGuard guard(device);
     const int64_t grid = std::min((params.n + kBlock - 1) / kBlock, kMaxGrid);
-    launch(scale_kernel, static_cast<unsigned>(grid), 1, kBlock, 0, stream, params);
+    launch(scale_kernel, {.blocks = static_cast<unsigned>(grid), .threads = kBlock}, stream, params);
 }
 
 }  // namespace fastwave::cuda
