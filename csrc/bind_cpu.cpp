@@ -1,6 +1,5 @@
 // The module fastwave._cpu: checks arguments, fills parameter structs, calls kernels. No arithmetic.
 #include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
 
 #include <algorithm>
 #include <memory>
@@ -9,6 +8,7 @@
 #include <vector>
 
 #include "bind.h"
+#include "bind_stack.h"
 #include "cpu/isa.h"
 #include "cpu/threads.h"
 #include "params.h"
@@ -16,120 +16,6 @@
 namespace fastwave {
 
 namespace {
-
-using Integers = std::vector<int64_t>;
-
-constexpr int64_t largest = int64_t{1} << 24;  // of any size in a shape; channels and taps have less, see below
-
-template <class T>
-T field(const py::dict& spec, const char* name, const char* expected) {
-    const py::object value = spec[name];
-    try {
-        return py::cast<T>(value);
-    } catch (const py::cast_error&) {
-        const auto type = py::cast<std::string>(py::type::of(value).attr("__name__"));
-        throw py::type_error(std::string(name) + " must be " + expected + ", got " + type);
-    }
-}
-
-bool boolean(const py::dict& spec, const char* name) { return field<bool>(spec, name, "a bool"); }
-float number(const py::dict& spec, const char* name) { return field<float>(spec, name, "a float"); }
-Integers list(const py::dict& spec, const char* name) { return field<Integers>(spec, name, "a list of integers"); }
-
-int64_t integer(const py::dict& spec, const char* name, int64_t least, int64_t most = largest) {
-    const auto value = field<int64_t>(spec, name, "a 64-bit integer");
-    const std::string range = "between " + std::to_string(least) + " and " + std::to_string(most);
-    if (value < least || value > most) fail(name, range.c_str(), value);
-    return value;
-}
-
-Integers integers(const py::dict& spec, const char* name, int64_t least, int64_t most_entries) {
-    Integers values = list(spec, name);
-    const std::string size = "a list of at most " + std::to_string(most_entries) + " integers";
-    if (static_cast<int64_t>(values.size()) > most_entries)
-        fail(name, size.c_str(), static_cast<long long>(values.size()));
-    for (int64_t value : values)
-        if (value < least || value > largest) fail(name, "a list of positive integers", value);
-    return values;
-}
-
-template <class Enum>
-Enum choice(const py::dict& spec, const char* name, std::initializer_list<const char*> names) {
-    const auto value = field<std::string>(spec, name, "a string");
-    int index = 0;
-    std::string listed;
-    for (const char* candidate : names) {
-        if (value == candidate) return static_cast<Enum>(index);
-        listed += (index++ ? ", " : "one of ") + std::string(candidate);
-    }
-    fail(name, listed.c_str(), value.c_str());
-}
-
-constexpr std::initializer_list<const char*> dtypes = {"float32", "bfloat16", "int8"};  // in the order of Dtype
-
-// A StackShape with the arrays that it points to, from the fields of a GatedStackSpec.
-struct Shape : StackShape {
-    Integers dilation_list, head_list, relu_list;
-
-    explicit Shape(const py::dict& spec) {
-        dtype = choice<Dtype>(spec, "dtype", dtypes);
-        in_channels = integer(spec, "in_channels", 1, 1 << 16);
-        front_width = integer(spec, "front_width", 1, 1 << 16);
-        front_causal = boolean(spec, "front_causal");
-        front_relu = boolean(spec, "front_relu");
-        residual = integer(spec, "residual_channels", 1, 1 << 16);
-        gate = integer(spec, "gate_channels", 1, 1 << 16);
-        skip = integer(spec, "skip_channels", 0, 1 << 16);
-        kernel_size = integer(spec, "kernel_size", 1, max_taps);
-        dilation_list = integers(spec, "dilations", 1, max_layers);
-        layers = static_cast<int64_t>(dilation_list.size());
-        causal = boolean(spec, "causal");
-        residual_scale = number(spec, "residual_scale");
-        cond_channels = integer(spec, "cond_channels", 0, 1 << 16);
-        cond_repeat = integer(spec, "cond_repeat", 1);
-        cond_taps = integer(spec, "cond_taps", 1, max_taps);
-        if (cond_taps % 2 == 0) fail("cond_taps", "odd", cond_taps);
-        if (cond_taps > 1 && !cond_channels) fail("cond_taps", "1 without conditioning", cond_taps);
-        separable = boolean(spec, "separable");
-        head_list = integers(spec, "head_channels", 1, 64);
-        heads = static_cast<int64_t>(head_list.size());
-        for (bool relu : field<std::vector<bool>>(spec, "head_relu", "a list of bools")) relu_list.push_back(relu);
-        if (relu_list.size() != head_list.size())
-            fail("head_relu", "as long as head_channels", static_cast<long long>(relu_list.size()));
-        epilogue = choice<Epilogue>(spec, "epilogue", {"none", "affine", "inverse"});
-        mu_first = choice<int>(spec, "epilogue_order", {"log_sigma", "mu"}) == 1;
-        delay = choice<Delay>(spec, "delay", {"none", "input", "output"});
-        if (!front_causal && front_width % 2 == 0) fail("front_width", "odd in a centred front", front_width);
-        if (!causal && kernel_size % 2 == 0) fail("kernel_size", "odd in a centred stack", kernel_size);
-        if (delay == Delay::output && epilogue == Epilogue::none) fail("delay", "'none' or 'input'", "output");
-        if (layers == 0 && skip > 0) fail("skip_channels", "0 in a stack without layers", skip);
-        dilations = dilation_list.data();
-        head_channels = head_list.data();
-        head_relu = relu_list.data();
-        if (epilogue != Epilogue::none && parameters() % 2)
-            fail("head_channels", "even at its end for a flow", parameters());
-    }
-    Shape(const Shape&) = delete;
-};
-
-void require_weights(const Tensor& weights, const StackShape& s) {
-    const int64_t words = packed_size(s);
-    if (s.dtype == Dtype::float32) require(weights, "weights", float32, {words});
-    if (s.dtype == Dtype::bfloat16) require(weights, "weights", bfloat16, {2 * words});
-    if (s.dtype == Dtype::int8) require(weights, "weights", int8, {4 * words});
-}
-
-int64_t columns_of_c(const StackShape& s, int64_t time) { return (time + s.cond_repeat - 1) / s.cond_repeat; }
-
-// c for `time` columns to come, and for `pending` ones before them.
-void require_conditioning(const StackShape& s, const Tensor& c, int64_t batch, int64_t time, int64_t pending) {
-    if (!s.cond_channels) {
-        if (c) fail("c", "None: the stack has no conditioning", c.describe().c_str());
-        return;
-    }
-    require(c, "c", float32,
-            {batch, s.cond_channels, columns_of_c(s, time) + columns_of_c(s, pending) + s.cond_taps - 1});
-}
 
 // Valid columns per row: `lengths`, checked, or `time`.
 Integers lengths_of(const Tensor& lengths, int64_t batch, int64_t time) {
@@ -283,77 +169,26 @@ void project(const py::dict& spec, py::object c_, py::object weights_, py::objec
 void wavenet_sample(const py::dict& spec, const py::dict& head, py::object noise_, py::object weights_, py::object c_,
                     py::object g_, py::object table_, py::object forced_, py::object lengths_, py::object state_,
                     py::object samples_, py::object parameters_, double temperature, int64_t threads) {
-    const Shape shape(spec);
-    if (!shape.causal || !shape.front_causal) fail("causal", "True: a sampler cannot look ahead", "False");
-    if (shape.epilogue != Epilogue::none) fail("epilogue", "'none' in a sampler", "a flow's");
-    if (shape.delay != Delay::none)
-        fail("delay", "'none': the sampler's stack reads x up to t - 1 by itself", "another");
-    if (shape.separable) fail("separable", "False in a sampler", "True");
-    if (shape.layers == 0) fail("dilations", "one or more in a sampler", "none");
-    if (shape.heads == 0) fail("head_channels", "one or more in a sampler", "none");
-    if (shape.cond_taps != 1) fail("cond_taps", "1 in a sampler", shape.cond_taps);
-    const Tensor noise = take(noise_, "noise"), weights = take(weights_, "weights"), c = take(c_, "c"),
-                 g = take(g_, "g"), table = take(table_, "table"), forced = take(forced_, "forced"),
-                 lengths = take(lengths_, "lengths"), state = take(state_, "state"),
-                 samples = take(samples_, "samples"), parameters = take(parameters_, "parameters");
-
-    WaveNetSampleParams params{};
-    params.distribution = choice<Distribution>(head, "distribution",
-                                               {"gaussian", "mixture_of_gaussians", "mixture_of_logistics", "softmax"});
-    params.log_scale_min = number(head, "log_scale_min");
-    params.clamp = number(head, "clamp");
-    params.temperature = static_cast<float>(temperature);
-    if (!(params.clamp > 0)) fail("clamp", "positive", "another");
-    if (!(temperature >= 0)) fail("temperature", "at least 0", "a negative one");
-    const int64_t n = shape.parameters();
-    const bool softmax = params.distribution == Distribution::softmax;
-    const bool mixture = !softmax && params.distribution != Distribution::gaussian;
-    if (params.distribution == Distribution::gaussian && n != 2) fail("head_channels", "2 at its end (Gaussian)", n);
-    if (mixture && n % 3) fail("head_channels", "a multiple of 3 at its end (a mixture)", n);
-    if (shape.in_channels > 1 && !(softmax && shape.in_channels == n))
-        fail("in_channels", "1, or the number of classes of a softmax", shape.in_channels);
-
-    const int64_t noise_channels = mixture ? n / 3 + 1 : 1;
-    require(noise, "noise", float32, {any, noise_channels, any});
-    const int64_t batch = noise.size(0), time = noise.size(2);
-    require_weights(weights, shape);
-    require_conditioning(shape, c, batch, time, 0);
-    if (g) require(g, "g", float32, {batch, shape.layers, 2 * shape.gate});
-    if (softmax) require(table, "table", float32, {n});
-    if (forced) {
-        require(forced, "forced", float32, {batch, any});
-        if (forced.size(1) > time) fail("forced", "no longer than noise", forced.size(1));
-    }
-    const int64_t state_size = shape.state_size() + shape.in_channels;
-    require(state, "state", float32, {batch, state_size});
-    require(samples, "samples", float32, {batch, time});
-    if (parameters) require(parameters, "parameters", float32, {batch, n, time});
+    const SamplerCall call(spec, head, noise_, weights_, c_, g_, table_, forced_, lengths_, state_, samples_,
+                           parameters_, temperature);
     if (threads < 1) fail("threads", "at least 1", threads);
-    const Integers valid = lengths_of(lengths, batch, time);
-
-    if (samples.numel() == 0) return;
-    params.shape = shape;
-    params.weights = weights.data<float>();
-    params.table = table.data<float>();
-    params.time = time;
-    params.noise_channels = noise_channels;
-    params.cond_time = c ? c.size(2) : 0;
-    params.forced_time = forced ? forced.size(1) : 0;
-    params.state_size = state_size;
+    const int64_t batch = call.params.rows, time = call.params.time, n = call.shape.parameters();
+    const Integers valid = lengths_of(call.lengths, batch, time);
+    if (call.samples.numel() == 0) return;
 
     // Threads first: a group of rows shares the weights it reads, but only within its thread.
     const int64_t group = std::clamp((batch - 1) / threads + 1, int64_t{1}, max_rows);
     run_groups(threads, (batch + group - 1) / group, kernels().wavenet_sample, [&](int64_t index) {
         const int64_t row = index * group;
-        WaveNetSampleParams mine = params;
+        WaveNetSampleParams mine = call.params;
         mine.rows = std::min(group, batch - row);
-        mine.noise = row_of(noise, row), mine.c = row_of(c, row), mine.g = row_of(g, row);
-        mine.forced = row_of(forced, row), mine.state = row_of(state, row);
-        mine.samples = row_of(samples, row), mine.parameters = row_of(parameters, row);
+        mine.noise = row_of(call.noise, row), mine.c = row_of(call.c, row), mine.g = row_of(call.g, row);
+        mine.forced = row_of(call.forced, row), mine.state = row_of(call.state, row);
+        mine.samples = row_of(call.samples, row), mine.parameters = row_of(call.parameters, row);
         mine.lengths = valid.data() + row;
         std::fill_n(mine.samples, mine.rows * time, 0.f);
         if (mine.parameters) std::fill_n(mine.parameters, mine.rows * n * time, 0.f);
-        mine.workspace = workspace(kernels().wavenet_sample_workspace(shape, mine.rows));
+        mine.workspace = workspace(kernels().wavenet_sample_workspace(call.shape, mine.rows));
         return mine;
     });
 }
