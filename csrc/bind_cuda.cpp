@@ -2,8 +2,11 @@
 #include <pybind11/pybind11.h>
 
 #include <cstdint>
+#include <limits>
+#include <utility>
 
 #include "bind.h"
+#include "bind_stack.h"
 #include "cuda/kernels.h"
 
 namespace fastwave {
@@ -25,6 +28,12 @@ py::list devices() {
     return infos;
 }
 
+// Kernels read up to 16 bytes at once.
+void require_aligned(const Tensor& tensor, const char* name) {
+    const auto address = reinterpret_cast<std::uintptr_t>(tensor.data<const void>());
+    if (address % 16) fail(name, "aligned to 16 bytes", static_cast<long long>(address % 16));
+}
+
 void scale(py::object x_object, py::object y_object, float a, float b, std::uintptr_t stream) {
     Tensor x = take(x_object, "x"), y = take(y_object, "y");
     require(x, "x", float32, {any}, on_cuda);
@@ -34,13 +43,73 @@ void scale(py::object x_object, py::object y_object, float a, float b, std::uint
                 reinterpret_cast<cudaStream_t>(stream));
 }
 
+py::dict wavenet_sample_plan(const py::dict& spec, int64_t batch, int device) {
+    const Shape shape(spec);
+    require_sampler(shape);
+    if (shape.dtype == Dtype::int8) fail("dtype", "one of float32, bfloat16 on cuda", "int8");
+    if (batch < 1) fail("batch", "at least 1", batch);
+    const cuda::SamplePlan plan = cuda::wavenet_sample_plan(shape, batch, device);
+    py::dict entry;
+    entry["kernel"] = plan.kernel;
+    entry["stages"] = plan.stages;
+    entry["pipelines"] = plan.pipelines;
+    entry["workspace"] = plan.workspace;
+    return entry;
+}
+
+void wavenet_sample(const py::dict& spec, const py::dict& head, py::object noise_, py::object weights_, py::object c_,
+                    py::object g_, py::object table_, py::object forced_, py::object lengths_, py::object state_,
+                    py::object samples_, py::object parameters_, py::object workspace_, double temperature,
+                    std::uintptr_t stream) {
+    SamplerCall call(spec, head, noise_, weights_, c_, g_, table_, forced_, lengths_, state_, samples_, parameters_,
+                     temperature, on_cuda);
+    if (call.shape.dtype == Dtype::int8) fail("dtype", "one of float32, bfloat16 on cuda", "int8");
+    const int64_t batch = call.params.rows, time = call.params.time;
+    constexpr int64_t longest = std::numeric_limits<int32_t>::max() - 1;
+    if (time > longest) fail("noise", "shorter than 2^31 samples", time);
+    if (call.lengths) require(call.lengths, "lengths", int64, {batch}, on_cuda);
+    const Tensor workspace = take(workspace_, "workspace");
+    const int device = call.noise.device().id;
+    if (call.samples.numel() == 0) return;
+    require(workspace, "workspace", float32, {cuda::wavenet_sample_plan(call.shape, batch, device).workspace / 4},
+            on_cuda);
+    const std::pair<const Tensor&, const char*> others[] = {{call.weights, "weights"},
+                                                            {call.c, "c"},
+                                                            {call.g, "g"},
+                                                            {call.table, "table"},
+                                                            {call.forced, "forced"},
+                                                            {call.lengths, "lengths"},
+                                                            {call.state, "state"},
+                                                            {call.samples, "samples"},
+                                                            {call.parameters, "parameters"},
+                                                            {workspace, "workspace"}};
+    for (const auto& [tensor, name] : others)
+        if (tensor) require_same_device(tensor, name, call.noise, "noise");
+    require_aligned(call.weights, "weights");
+    require_aligned(workspace, "workspace");
+    WaveNetSampleParams& params = call.params;
+    params.lengths = call.lengths.data<const int64_t>();
+    params.workspace = workspace.data<float>();
+    Interrupt interrupt;
+    params.poll = &Interrupt::poll;
+    params.poll_context = &interrupt;
+    interrupt.run([&] { cuda::wavenet_sample(params, device, reinterpret_cast<cudaStream_t>(stream)); });
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_cuda, m) {
     m.doc() = "CUDA kernels of fastwave.";
 
     m.def("devices", &devices, "One dict (name, sm, sm_count, bytes) per CUDA device; empty without a driver.");
-    m.def("scale", &scale, py::arg("x"), py::arg("y"), py::arg("a"), py::arg("b"), py::arg("stream"),
+    using py::arg;
+    m.def("wavenet_sample", &wavenet_sample, arg("spec"), arg("head"), arg("noise"), arg("weights"), arg("c"), arg("g"),
+          arg("table"), arg("forced"), arg("lengths"), arg("state"), arg("samples"), arg("parameters"),
+          arg("workspace"), arg("temperature"), arg("stream"));
+    m.def("wavenet_sample_plan", &wavenet_sample_plan, arg("spec"), arg("batch"), arg("device"),
+          "How such a call runs: the kernel, blocks in a pipeline (stages), pipelines, and bytes of workspace, a "
+          "multiple of 16.");
+    m.def("scale", &scale, arg("x"), arg("y"), arg("a"), arg("b"), arg("stream"),
           "y = a x + b over (samples,) float32 tensors, on the CUDA stream with this handle.");
 }
 

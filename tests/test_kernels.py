@@ -1,4 +1,6 @@
-"""The CPU kernels against the float64 references: every instruction set, boundary sizes, and the real models' sizes.
+"""The kernels against the float64 references: every instruction set, boundary sizes, and the real models' sizes.
+
+wavenet_sample runs on a CUDA device too where there is one, and at tiny sizes on emulated ones (tests/cuda_on_cpu).
 
 The bound is a small multiple of the error that torch's own float32 makes against the same float64 reference. In
 bfloat16 and int8 the reference rounds where the kernel does; a value on the edge may then fall either way, so a
@@ -6,8 +8,10 @@ fraction of what rounding itself is worth is allowed too.
 """
 
 import dataclasses
+import importlib
 import math
 
+import emulated_cuda
 import pytest
 import torch
 
@@ -31,6 +35,44 @@ def isa(request):
     yield request.param
     assert _cpu.isa() == request.param  # the kernels that ran are the ones that were asked for
     _cpu.set_isa(before)
+
+
+# Devices that are emulated, and the order of their threads: clusters; mailboxes, little shared memory, several layers
+# in a block; no matrix instruction, and all in one block.
+EMULATED = {
+    "emulated-sm90": dict(sm=90, seed=1),
+    "emulated-sm80": dict(sm=80, sm_count=4, shared_bytes=20_000, seed=2),
+    "emulated-sm75": dict(sm=75, sm_count=1, seed=3),
+}
+
+
+@pytest.fixture(params=[*_cpu.isas(), "cuda", *EMULATED])
+def machine(request, monkeypatch):
+    """What a sampler runs on; its name. Tensors of an emulated device are the CPU's, and so is the op."""
+    if request.param == "cuda":
+        if not torch.cuda.is_available():
+            pytest.skip("no CUDA device")
+        pytest.importorskip("fastwave._cuda")
+        yield "cuda"
+    elif request.param in EMULATED:
+        if emulated_cuda.cuda is None:
+            pytest.skip("not built: make cuda_on_cpu")
+        emulated_cuda.emulator.configure(**EMULATED[request.param])
+        monkeypatch.setattr(importlib.import_module("fastwave.ops.wavenet_sample"), "_cpu", emulated_cuda.Kernels)
+        yield request.param
+        emulated_cuda.emulator.configure()
+    else:
+        before = _cpu.isa()
+        _cpu.set_isa(request.param)
+        yield request.param
+        assert _cpu.isa() == request.param
+        _cpu.set_isa(before)
+
+
+def skip_on_cuda(machine, dtype="int8"):
+    """Skips what CUDA does not do."""
+    if dtype == "int8" and ("cuda" in machine or machine in EMULATED):
+        pytest.skip("not on CUDA")
 
 
 def error(value, reference):
@@ -322,7 +364,7 @@ HEADS = {
 }
 
 
-def make_sampler(config, dtype="float32"):
+def make_sampler(config, dtype="float32", machine=None):
     torch.manual_seed(1)
     model = models.WaveNet(config).eval().requires_grad_(False)
     reference = models.WaveNet(config).double().eval().requires_grad_(False)
@@ -331,17 +373,23 @@ def make_sampler(config, dtype="float32"):
     spec = model.stack.spec = reference.stack.spec = dataclasses.replace(model.stack.spec, dtype=dtype)
     weights = pack_gated_stack(model.stack.weights(), spec)
 
+    device = "cuda" if machine == "cuda" else "cpu"
+
     def sample(z, c, state=None, **named):
         state = initial_sampler_state(spec, len(z), model.first_input()) if state is None else state
-        return wavenet_sample(z, weights, spec, config.head_spec(), state=state, c=c, table=table, **named)
+        tensors = dict(noise=z, weights=weights, c=c, table=table, state=state) | named
+        there = {n: tensor.to(device) if torch.is_tensor(tensor) else tensor for n, tensor in tensors.items()}
+        results = wavenet_sample(spec=spec, head=config.head_spec(), **there)
+        state.copy_(there["state"])
+        return tuple(result.cpu() for result in results)
 
     return model, reference, sample
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_wavenet_sample(isa, head):
-    model, reference, sample = make_sampler(WaveNetConfig(**(TINY | HEADS[head])))
-    batch, frames = 3, 6
+def test_wavenet_sample(machine, head):
+    model, reference, sample = make_sampler(WaveNetConfig(**(TINY | HEADS[head])), machine=machine)
+    batch, frames = 3, 2 if machine in EMULATED else 6
     mel = torch.rand(batch, 7, frames)
     z = noise.draw(model.noise_kinds, 5, batch, 0, frames * 16)
     c = model.upsampler(mel)
@@ -354,7 +402,7 @@ def test_wavenet_sample(isa, head):
         )
         # every parameter, on the path that was drawn
         assert_close(parameters, model(free, mel), reference(free.double(), mel.double()))
-    forced, forced_parameters = sample(z, c, forced=free[:, :50], temperature=0.0, return_parameters=True)
+    forced, forced_parameters = sample(z, c, forced=free[:, :20], temperature=0.0, return_parameters=True)
     assert torch.equal(forced, free)
     assert torch.equal(forced_parameters, parameters)
 
@@ -368,8 +416,9 @@ def assert_parameters_close(parameters, model, reference, samples, mel):
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
 @pytest.mark.parametrize("head", HEADS)
-def test_wavenet_sample_in_less_precision(isa, head, dtype):
-    model, reference, sample = make_sampler(WaveNetConfig(**(TINY | HEADS[head])), dtype)
+def test_wavenet_sample_in_less_precision(machine, head, dtype):
+    skip_on_cuda(machine, dtype)
+    model, reference, sample = make_sampler(WaveNetConfig(**(TINY | HEADS[head])), dtype, machine)
     mel = torch.rand(3, 7, 6)
     z = noise.draw(model.noise_kinds, 5, 3, 0, 6 * 16)
     free, parameters = sample(z, model.upsampler(mel), return_parameters=True)
@@ -377,9 +426,10 @@ def test_wavenet_sample_in_less_precision(isa, head, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_wavenet_sample_in_pieces_and_batches_is_the_same_to_the_bit(isa, dtype):
+def test_wavenet_sample_in_pieces_and_batches_is_the_same_to_the_bit(machine, dtype):
+    skip_on_cuda(machine, dtype)
     config = WaveNetConfig(**(TINY | HEADS["gaussian-repeat"]))
-    model, _, sample = make_sampler(config, dtype)
+    model, _, sample = make_sampler(config, dtype, machine)
     spec, batch, time = model.stack.spec, 11, 128
     z = torch.randn(batch, 1, time)
     c = torch.rand(batch, 7, time // 4)
@@ -412,9 +462,58 @@ def test_one_utterance_on_several_threads_is_the_same_to_the_bit(isa, head, dtyp
         assert torch.equal(sample(z, c, threads=threads)[0], alone)
 
 
-def test_wavenet_sample_speaker_vectors(isa):
+# residual/gate channels that have kernels of their own, and some that have none; k, dilations and heads are free
+FAST = {
+    "64/64": dict(residual_channels=64, gate_channels=64, skip_channels=48, kernel_size=2),
+    "64/128": dict(residual_channels=64, gate_channels=128, skip_channels=16, kernel_size=3),
+    "128/128": dict(residual_channels=128, gate_channels=128, skip_channels=32, kernel_size=1),
+    "128/256": dict(residual_channels=128, gate_channels=256, skip_channels=16, kernel_size=2),
+}
+
+
+@pytest.mark.parametrize(("hop", "sm"), [("cluster", 90), ("mailboxes", 80)])
+@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("size", FAST)
+@pytest.mark.parametrize("machine", ["emulated-sm90"], indirect=True)
+def test_sampler_with_weights_in_registers(machine, size, dtype, rows, hop, sm):
+    """Three layers in a cluster of two blocks' worth: some are held in registers and some are not."""
+    emulated_cuda.emulator.configure(sm=sm, sm_count=2, seed=4)
+    config = WaveNetConfig(**(TINY | FAST[size] | dict(dilations=(1, 4, 2))))
+    model, reference, sample = make_sampler(config, dtype, machine)
+    plan = emulated_cuda.cuda.wavenet_sample_plan(arguments(model.stack.spec), rows, 0)
+    if dtype == "float32":
+        held = rows == 1 and size in ("64/64", "128/128")
+        assert plan["kernel"] == (f"mailboxes {size}" if held else "mailboxes")
+    else:
+        assert plan["kernel"] == f"{hop} {size}"
+    assert plan["stages"] == 2
+    mel, z = torch.rand(rows, 7, 1), torch.randn(rows, 1, 16)
+    free, parameters = sample(z, model.upsampler(mel), return_parameters=True)
+    if dtype == "float32":
+        assert_close(parameters, model(free, mel), reference(free.double(), mel.double()))
+    else:
+        assert_parameters_close(parameters, model, reference, free, mel)
+
+
+@pytest.mark.parametrize("machine", ["emulated-sm90"], indirect=True)
+@pytest.mark.parametrize("pipelines", [1, 2])
+def test_groups_of_rows_under_way_together(machine, pipelines):
+    """Three groups of 8 rows in one pipeline or two."""
+    model, _, sample = make_sampler(WaveNetConfig(**TINY), "bfloat16", machine)
+    emulated_cuda.emulator.configure(sm=80, sm_count=6 * pipelines, seed=5)
+    plan = emulated_cuda.cuda.wavenet_sample_plan(arguments(model.stack.spec), 19, 0)
+    assert (plan["stages"], plan["pipelines"]) == (6, pipelines)
+    z, c = torch.randn(19, 1, 24), torch.rand(19, 7, 24)
+    together, _ = sample(z, c)
+    emulated_cuda.emulator.configure(sm=80, sm_count=6)
+    for row in (0, 7, 8, 18):
+        assert torch.equal(together[row], sample(z[row : row + 1], c[row : row + 1])[0][0])
+
+
+def test_wavenet_sample_speaker_vectors(machine):
     config = WaveNetConfig(**TINY, speakers=4, speaker_channels=5)
-    model, reference, sample = make_sampler(config)
+    model, reference, sample = make_sampler(config, machine=machine)
     mel, z = torch.rand(2, 7, 3), torch.randn(2, 1, 48)
     speaker = torch.tensor([3, 1])
     free, _ = sample(z, model.upsampler(mel), g=model.global_vectors(speaker))
@@ -457,10 +556,13 @@ FULL = {
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", FULL)
-def test_wavenet_sample_at_full_size(isa, name, dtype):
+def test_wavenet_sample_at_full_size(machine, name, dtype):
     """Free-running over a prefix, then the parameters over everything, on the drawn path."""
+    if machine in EMULATED:
+        pytest.skip("too slow")
+    skip_on_cuda(machine, dtype)
     config = FULL[name]
-    model, reference, sample = make_sampler(config, dtype)
+    model, reference, sample = make_sampler(config, dtype, machine)
     frames = 2
     mel = torch.rand(1, 80, frames + 2 * config.upsample_context)
     z = noise.draw(model.noise_kinds, 0, 1, 0, frames * config.mel.hop_length)
@@ -579,10 +681,10 @@ def test_ops_pass_opcheck():
     torch.library.opcheck(torch.ops.fastwave.upsample.default, tensors, keywords, test_utils=checks)
 
 
-def test_reference_and_kernel_share_the_sampler_state():
+def test_reference_and_kernel_share_the_sampler_state(machine):
     """A generation may start on one and go on, on the other."""
     config = WaveNetConfig(**TINY)
-    model, _, sample = make_sampler(config)
+    model, _, sample = make_sampler(config, machine=machine)
     spec = model.stack.spec
     z, c = torch.randn(2, 1, 64), torch.rand(2, 7, 64)
     whole, _ = sample(z, c)

@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "params.h"
+
 namespace fastwave::cuda {
 
 struct DeviceInfo {
@@ -27,5 +29,16 @@ struct ScaleParams {
     float b;
 };
 void scale(const ScaleParams& params, int device, cudaStream_t stream);
+
+// Every row of a batch at once; pointers are the device's. Returns when it is done, or `poll` has said stop.
+void wavenet_sample(const WaveNetSampleParams& params, int device, cudaStream_t stream);
+
+// How such a call runs.
+struct SamplePlan {
+    std::string kernel;
+    int stages, pipelines;  // blocks in a pipeline, and pipelines side by side
+    int64_t workspace;      // bytes
+};
+SamplePlan wavenet_sample_plan(const StackShape& shape, int64_t rows, int device);
 
 }  // namespace fastwave::cuda

@@ -14,7 +14,15 @@ import torch
 from torch import Tensor
 from torch.utils.dlpack import to_dlpack
 
-__all__ = ["argument_schema", "arguments", "capsule", "define", "require_all_cpu", "require_cpu"]
+__all__ = [
+    "argument_schema",
+    "arguments",
+    "capsule",
+    "define",
+    "require_all_cpu",
+    "require_cpu",
+    "require_one_device",
+]
 
 LIBRARY = torch.library.Library("fastwave", "DEF")
 
@@ -42,10 +50,12 @@ def capsule(tensor: Tensor | None):
     return None if tensor is None else to_dlpack(tensor.detach().contiguous())
 
 
-def define(name: str, schema: str, cpu: Callable, fake: Callable) -> None:
-    """Registers torch.ops.fastwave.NAME: its CPU implementation, and the shapes of its results."""
+def define(name: str, schema: str, cpu: Callable, fake: Callable, cuda: Callable | None = None) -> None:
+    """Registers torch.ops.fastwave.NAME: its implementations, and the shapes of its results."""
     LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
     LIBRARY.impl(name, cpu, "CPU")
+    if cuda is not None:
+        LIBRARY.impl(name, cuda, "CUDA")
     torch.library.register_fake(f"fastwave::{name}", fake, lib=LIBRARY)
 
 
@@ -64,3 +74,15 @@ def require_all_cpu(required: dict[str, Tensor], **optional: Tensor | None) -> N
     """
     for name, tensor in (required | {n: t for n, t in optional.items() if t is not None}).items():
         require_cpu(name, tensor)
+
+
+def require_one_device(required: dict[str, Tensor], **optional: Tensor | None) -> None:
+    """ValueError unless all tensors of a call are on the CPU, or on the CUDA device of the first; as require_all_cpu."""
+    first = next(iter(required.values()))
+    if not isinstance(first, Tensor) or first.device.type != "cuda":
+        return require_all_cpu(required, **optional)
+    for name, tensor in (required | {n: t for n, t in optional.items() if t is not None}).items():
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
+        if tensor.device != first.device:
+            raise ValueError(f"{name} must be on {first.device}, got {tensor.device}")

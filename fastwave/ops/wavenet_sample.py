@@ -16,11 +16,25 @@ from torch.nn import functional as F
 
 from fastwave import _cpu
 from fastwave.ops import heads
-from fastwave.ops.custom import argument_schema, arguments, capsule, define, require_all_cpu
+from fastwave.ops.custom import argument_schema, arguments, capsule, define, require_one_device
 from fastwave.ops.gated_stack import GatedStackSpec, GatedStackWeights, contiguous_state, gated_stack_ref
 
-__all__ = ["HeadSpec", "initial_sampler_state", "sampler_state_size", "wavenet_sample", "wavenet_sample_ref"]
+try:
+    from fastwave import _cuda
+except ImportError:  # built without it
+    _cuda = None
 
+__all__ = [
+    "CUDA_DTYPES",
+    "HeadSpec",
+    "has_cuda",
+    "initial_sampler_state",
+    "sampler_state_size",
+    "wavenet_sample",
+    "wavenet_sample_ref",
+]
+
+CUDA_DTYPES = ("float32", "bfloat16")
 DISTRIBUTIONS = ("gaussian", "mixture_of_gaussians", "mixture_of_logistics", "softmax")
 
 
@@ -46,6 +60,11 @@ class HeadSpec:
 
     def noise_channels(self, n_params: int) -> int:
         return 1 if self.distribution in ("gaussian", "softmax") else n_params // 3 + 1
+
+
+def has_cuda() -> bool:
+    """Whether fastwave was built with its CUDA kernels."""
+    return _cuda is not None
 
 
 def sampler_state_size(spec: GatedStackSpec) -> int:
@@ -149,18 +168,20 @@ def wavenet_sample(
     return_parameters: bool = False,
     threads: int = 1,
 ) -> tuple[Tensor, Tensor]:
-    """The op on the kernels; float32 tensors, and arguments as in wavenet_sample_ref, but for these.
+    """The op on the kernels, of the CPU or of a CUDA device, as the tensors are.
+
+    float32 tensors, and arguments as in wavenet_sample_ref, but for these.
 
     Args:
         weights: one flat tensor of spec.dtype, from fastwave.pack.pack_gated_stack.
         return_parameters: without it the second result is empty, (batch, 0, 0).
-        threads: rows of the batch run on up to so many threads.
+        threads: rows of the batch run on up to so many threads; of no meaning on a CUDA device.
 
     Raises:
-        ValueError: a tensor of another shape, dtype, device or layout; the message names it.
+        ValueError: a tensor of another shape, dtype, device or layout, or int8 on a CUDA device; the message names it.
     """
     required = {"noise": noise, "weights": weights, "state": state}
-    require_all_cpu(required, c=c, g=g, table=table, forced=forced, lengths=lengths)
+    require_one_device(required, c=c, g=g, table=table, forced=forced, lengths=lengths)
     return torch.ops.fastwave.wavenet_sample(
         noise,
         weights,
@@ -178,22 +199,42 @@ def wavenet_sample(
     )
 
 
-def _wavenet_sample(
-    noise, weights, c, g, table, forced, lengths, state, *, temperature, return_parameters, threads, **specs
-):
+def _wavenet_sample(noise, weights, c, g, table, forced, lengths, state, *, threads, **named):
+    tensors = {"weights": weights, "c": c, "g": g, "table": table, "forced": forced, "lengths": lengths}
+    return _run(_cpu, noise, tensors, state, {"threads": threads}, **named)
+
+
+def _wavenet_sample_cuda(noise, weights, c, g, table, forced, lengths, state, *, threads, **named):
+    if _cuda is None:
+        raise ValueError(f"noise must be on cpu, as fastwave is built without CUDA, got {noise.device}")
+    if lengths is not None and lengths.numel() and not 0 <= lengths.min() <= lengths.max() <= noise.shape[-1]:
+        raise ValueError(f"lengths must be between 0 and {noise.shape[-1]}, got {lengths.tolist()}")
+    tensors = {"weights": weights, "c": c, "g": g, "table": table, "forced": forced, "lengths": lengths}
+    plan = _cuda.wavenet_sample_plan(_stack(named), max(1, len(noise)), noise.device.index)
+    machine = {
+        "workspace": capsule(noise.new_empty(plan["workspace"] // noise.itemsize)),
+        "stream": torch.cuda.current_stream(noise.device).cuda_stream,
+    }
+    return _run(_cuda, noise, tensors, state, machine, **named)
+
+
+def _stack(named: dict) -> dict:
+    """The fields of the GatedStackSpec among named arguments."""
+    return {field.name: named[field.name] for field in dataclasses.fields(GatedStackSpec)}
+
+
+def _run(kernels, noise, tensors, state, machine, *, temperature, return_parameters, **specs):
     samples, parameters = _empty_outputs(noise, return_parameters, specs)
-    head = {field.name: specs.pop(field.name) for field in dataclasses.fields(HeadSpec)}
-    tensors = {"c": c, "g": g, "table": table, "forced": forced, "lengths": lengths, "state": contiguous_state(state)}
-    _cpu.wavenet_sample(
-        specs,
-        head,
+    kernels.wavenet_sample(
+        _stack(specs),
+        {field.name: specs[field.name] for field in dataclasses.fields(HeadSpec)},
         noise=capsule(noise),
-        weights=capsule(weights),
+        state=capsule(contiguous_state(state)),
         samples=capsule(samples),
         parameters=capsule(parameters) if return_parameters else None,
         temperature=temperature,
-        threads=threads,
         **{name: capsule(tensor) for name, tensor in tensors.items()},
+        **machine,
     )
     return samples, parameters
 
@@ -210,6 +251,7 @@ define(
     " Tensor(a!) state, *, float temperature, bool return_parameters, int threads,"
     f" {argument_schema(GatedStackSpec, HeadSpec)}) -> (Tensor, Tensor)",
     cpu=_wavenet_sample,
+    cuda=_wavenet_sample_cuda,
     fake=_fake_wavenet_sample,
 )
 
