@@ -199,7 +199,7 @@ class Generation:
 
     def work(self, dtype: str) -> Work:
         """Of each stage; what several project of the conditioning is counted once."""
-        runner = Parallel(self.model, dtype)
+        runner = Parallel(self.model, dtype, torch.device("cpu"))
         work = Work(operations={})
         for i, (stage, spec) in enumerate(zip(runner.stages, runner.specs, strict=True)):
             if runner.shared.get(i, i) != i:

@@ -28,24 +28,29 @@ BLOCK_FRAMES = 32  # that generate() hands to a runner at once: enough to hide t
 
 
 class Autoregressive:
-    """Runs a WaveNet on wavenet_sample, block by block."""
+    """Runs a WaveNet on wavenet_sample, block by block.
+
+    On a CUDA device the samples are made there; the conditioning, which comes and goes block by block, on the CPU.
+    """
 
     streams, look_ahead, block_frames = True, 0, BLOCK_FRAMES
 
-    def __init__(self, model: models.WaveNet, dtype: str):
-        self.model, self.head = model, model.config.head_spec()
+    def __init__(self, model: models.WaveNet, dtype: str, device: torch.device):
+        self.model, self.head, self.device = model, model.config.head_spec(), device
         self.conditioner = make_conditioner(model)
         self.spec = dataclasses.replace(model.stack.spec, dtype=dtype)
-        self.weights = pack_gated_stack(model.stack.weights(), self.spec)
+        self.weights = pack_gated_stack(model.stack.weights(), self.spec).to(device)
         softmax = model.config.distribution == "softmax"
-        self.table = model.distribution.decode_table() if softmax else None
+        self.table = model.distribution.decode_table().to(device) if softmax else None
 
     def threads(self, threads: int | None, batch: int) -> int:
         return choose_threads(threads, batch, self.spec, sampling=True)
 
     def start(self, batch: int, threads: int | None, speaker: Tensor | None) -> Callable[..., Tensor]:
-        state = initial_sampler_state(self.spec, batch, self.model.first_input().detach())
+        device = self.device
+        state = initial_sampler_state(self.spec, batch, self.model.first_input().detach().to(device), device=device)
         g, at = self.model.global_vectors(speaker), 0
+        g = None if g is None else g.to(device)
 
         def run(noise: Tensor, c: Sequence[Tensor], lengths: Tensor | None, temperature: float, last: bool) -> Tensor:
             nonlocal at
@@ -53,19 +58,19 @@ class Autoregressive:
                 return noise[:, 0]
             start, at = at, at + noise.shape[2]
             samples, _ = wavenet_sample(
-                noise,
+                noise.to(device),
                 self.weights,
                 self.spec,
                 self.head,
                 state=state,
-                c=c[0],
+                c=c[0].to(device),
                 g=g,
                 table=self.table,
                 temperature=temperature,
-                lengths=None if lengths is None else (lengths - start).clamp(0, at - start),
+                lengths=None if lengths is None else (lengths - start).clamp(0, at - start).to(device),
                 threads=self.threads(threads, batch),
             )
-            return samples
+            return samples.cpu()
 
         return run
 
@@ -77,7 +82,9 @@ PROJECTED_BYTES = 2**29  # of projected conditioning that an utterance may wait 
 class Parallel:
     """Runs a parallel model's stages on gated_stack; one that turns time around sees the whole utterance at once."""
 
-    def __init__(self, model: models.ParallelModel, dtype: str):
+    def __init__(self, model: models.ParallelModel, dtype: str, device: torch.device):
+        if device.type != "cpu":
+            raise ValueError(f"device must be cpu for a parallel model, got {str(device)!r}")
         self.model, self.stages = model, model.stages()
         self.specs = [dataclasses.replace(stage.stack.spec, dtype=dtype) for stage in self.stages]
         if commutes(model, self.stages):

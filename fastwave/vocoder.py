@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fastwave import audio, models, noise
 from fastwave.ops.rounding import DTYPES
+from fastwave.ops.wavenet_sample import CUDA_DTYPES, has_cuda
 from fastwave.runners import Autoregressive, Parallel
 from fastwave.threads import check_threads
 
@@ -50,13 +51,29 @@ def load(
     return Vocoder(models.load(find_voice(name)), device=device, dtype=dtype, threads=threads)
 
 
+def _device(name: str | torch.device) -> torch.device:
+    """The device of this name, if it is there."""
+    try:
+        device = torch.device(name)
+    except (RuntimeError, TypeError):
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise ValueError(f"device must be cpu, cuda or cuda:N, got {str(name)!r}")
+    if device.type == "cuda" and not (has_cuda() and (device.index or 0) < torch.cuda.device_count()):
+        why = "there is no such device" if has_cuda() else "fastwave was built without CUDA"
+        raise ValueError(f"device must be cpu, as {why}, got {str(name)!r}")
+    return device
+
+
 class Vocoder:
     """A trained model on the kernels.
 
     Args:
         model: a model of fastwave.models; its weights are copied, so later changes of it do not show.
-        device: "cpu".
-        dtype: of the layers' products, "float32", "bfloat16" or "int8" (fastwave.ops.rounding); torch's names do too.
+        device: "cpu"; for a WaveNet "cuda" or "cuda:1" too, where fastwave was built with CUDA. Mels and waveforms are
+            on the CPU in any case.
+        dtype: of the layers' products, "float32", "bfloat16" or "int8" (fastwave.ops.rounding; not on CUDA); torch's
+            names do too.
         threads: how many; None: as many as there is work and are processors for (fastwave.threads).
 
     Raises:
@@ -66,15 +83,15 @@ class Vocoder:
     def __init__(self, model: models.Model, *, device: str = "cpu", dtype: str = "float32", threads: int | None = None):
         if not isinstance(model, models.WaveNet | models.ParallelModel):
             raise ValueError(f"model must be one of fastwave.models, got {type(model).__name__}")
-        if str(device) != "cpu":
-            raise ValueError(f"device must be 'cpu', got {str(device)!r}")
-        dtype = str(dtype).removeprefix("torch.")
+        place, dtype = _device(device), str(dtype).removeprefix("torch.")
         if dtype not in DTYPES:
             raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+        if place.type == "cuda" and dtype not in CUDA_DTYPES:
+            raise ValueError(f"dtype must be one of {', '.join(CUDA_DTYPES)} on cuda, got {dtype!r}")
         self.model, self.threads = copy.deepcopy(model).float().eval(), check_threads(threads)
         self.config, self.mel_spec = model.config, model.config.mel
         runner = Autoregressive if isinstance(model, models.WaveNet) else Parallel
-        self._runner = runner(self.model, dtype)
+        self._runner = runner(self.model, dtype, place)
         self._conditioner = self._runner.conditioner
 
     @property

@@ -40,7 +40,9 @@ VOCODER_ERRORS = {
         lambda: fastwave.Vocoder(torch.nn.Linear(1, 1)),
         "model must be one of fastwave.models, got Linear",
     ),
-    "device": (lambda: fastwave.Vocoder(make(), device="tpu"), "device must be 'cpu', got 'tpu'"),
+    "device": (lambda: fastwave.Vocoder(make(), device="tpu"), "device must be cpu, cuda or cuda:N, got 'tpu'"),
+    "device-meta": (lambda: fastwave.Vocoder(make(), device="meta"), "device must be cpu, cuda or cuda:N, got 'meta'"),
+    "no-such-device": (lambda: fastwave.Vocoder(make(), device="cuda:99"), "device must be cpu, as "),
     "dtype": (
         lambda: fastwave.Vocoder(make(), dtype="float16"),
         "dtype must be one of float32, bfloat16, int8, got 'float16'",
