@@ -1,11 +1,19 @@
-"""The emulated CUDA device itself (tests/cuda_on_cpu): its instructions, and what must be an error there."""
+"""The emulated CUDA device itself (tests/cuda_on_cpu), and what the CUDA bindings refuse."""
 
+import dataclasses
 import re
 
 import emulated_cuda
 import pytest
 import torch
 from torch.utils.dlpack import to_dlpack
+
+from fastwave import models
+from fastwave.audio import MelSpec
+from fastwave.models import WaveNetConfig
+from fastwave.ops.custom import arguments
+from fastwave.ops.wavenet_sample import initial_sampler_state
+from fastwave.pack import pack_gated_stack
 
 pytestmark = pytest.mark.skipif(emulated_cuda.cuda is None, reason="not built: make cuda_on_cpu")
 
@@ -49,3 +57,58 @@ def test_scale(emulator, size):
     x_there, y_there = (emulated_cuda.on_cuda(to_dlpack(tensor)) for tensor in (x, y))
     emulated_cuda.cuda.scale(x_there, y_there, 2.0, 1.0, stream=0)
     torch.testing.assert_close(y, 2 * x + 1)
+
+
+CONFIG = WaveNetConfig(
+    mel=MelSpec(n_mels=7, hop_length=16, n_fft=64, win_length=64, sample_rate=8000, fmax=4000.0),
+    residual_channels=4,
+    gate_channels=4,
+    skip_channels=4,
+    kernel_size=2,
+    dilations=(1, 2),
+    upsample_scales=(16,),
+)
+
+
+def sample(dtype="float32", **changes):
+    """The binding's own call, with some of its tensors changed; what is in a list stays the host's."""
+    model = models.WaveNet(CONFIG).requires_grad_(False)
+    spec = dataclasses.replace(model.stack.spec, dtype=dtype)
+    tensors = dict(
+        noise=torch.zeros(2, 1, 16),
+        weights=pack_gated_stack(model.stack.weights(), spec),
+        c=torch.zeros(2, 7, 16),
+        g=None,
+        table=None,
+        forced=None,
+        lengths=None,
+        state=initial_sampler_state(spec, 2),
+        samples=torch.zeros(2, 16),
+        parameters=None,
+        workspace=torch.zeros(emulated_cuda.cuda.wavenet_sample_plan(arguments(spec), 2, 0)["workspace"] // 4),
+    )
+    there = {
+        name: emulated_cuda.on_cuda(to_dlpack(tensor)) if isinstance(tensor, torch.Tensor) else tensor and tensor[0]
+        for name, tensor in (tensors | changes).items()
+    }
+    emulated_cuda.cuda.wavenet_sample(
+        arguments(spec), arguments(CONFIG.head_spec()), **there, temperature=1.0, stream=0
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(dtype="int8"), "dtype must be one of float32, bfloat16 on cuda, got int8"),
+        (dict(c=[torch.zeros(2, 7, 16)]), "(2, 7, 16) on cuda, got float32 (2, 7, 16) on cpu"),
+        (dict(lengths=torch.zeros(2)), "lengths must be a contiguous int64 tensor of shape (2,) on cuda"),
+        (dict(workspace=torch.zeros(8)), "workspace must be a contiguous float32 tensor of shape"),
+        (dict(state=None), "state must be a contiguous float32 tensor of shape"),
+    ],
+    ids=str,
+)
+def test_the_binding_refuses(changes, message):
+    emulated_cuda.emulator.configure()
+    with pytest.raises(ValueError, match=re.escape(message)):
+        sample(**changes)
+    sample()

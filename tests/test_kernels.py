@@ -15,7 +15,7 @@ import emulated_cuda
 import pytest
 import torch
 
-from fastwave import _cpu, models, noise
+from fastwave import Vocoder, _cpu, models, noise
 from fastwave.audio import MelSpec
 from fastwave.layers import GatedStack, Upsampler
 from fastwave.models import ClariNetStudentConfig, WaveNetConfig
@@ -24,7 +24,7 @@ from fastwave.ops.gated_stack import GatedStackSpec, gated_stack, gated_stack_re
 from fastwave.ops.project import project
 from fastwave.ops.rounding import DTYPES
 from fastwave.ops.upsample import UpsampleSpec, upsample, upsample_ref
-from fastwave.ops.wavenet_sample import initial_sampler_state, wavenet_sample, wavenet_sample_ref
+from fastwave.ops.wavenet_sample import has_cuda, initial_sampler_state, wavenet_sample, wavenet_sample_ref
 from fastwave.pack import pack_gated_stack, pack_upsample
 
 
@@ -50,9 +50,8 @@ EMULATED = {
 def machine(request, monkeypatch):
     """What a sampler runs on; its name. Tensors of an emulated device are the CPU's, and so is the op."""
     if request.param == "cuda":
-        if not torch.cuda.is_available():
+        if not (has_cuda() and torch.cuda.is_available()):
             pytest.skip("no CUDA device")
-        pytest.importorskip("fastwave._cuda")
         yield "cuda"
     elif request.param in EMULATED:
         if emulated_cuda.cuda is None:
@@ -69,9 +68,9 @@ def machine(request, monkeypatch):
         _cpu.set_isa(before)
 
 
-def skip_on_cuda(machine, dtype="int8"):
+def skip_on_cuda(machine, dtype):
     """Skips what CUDA does not do."""
-    if dtype == "int8" and ("cuda" in machine or machine in EMULATED):
+    if dtype == "int8" and (machine == "cuda" or machine in EMULATED):
         pytest.skip("not on CUDA")
 
 
@@ -477,7 +476,7 @@ FAST = {
 @pytest.mark.parametrize("size", FAST)
 @pytest.mark.parametrize("machine", ["emulated-sm90"], indirect=True)
 def test_sampler_with_weights_in_registers(machine, size, dtype, rows, hop, sm):
-    """Three layers in a cluster of two blocks' worth: some are held in registers and some are not."""
+    """Three layers in one block: some are held in registers and some are not."""
     emulated_cuda.emulator.configure(sm=sm, sm_count=2, seed=4)
     config = WaveNetConfig(**(TINY | FAST[size] | dict(dilations=(1, 4, 2))))
     model, reference, sample = make_sampler(config, dtype, machine)
@@ -714,3 +713,16 @@ def test_nan_comes_out_as_nan(isa, shape):
     out = gated_stack(x, pack_gated_stack(stack.weights(), spec), spec, c=c)
     assert torch.equal(out.isnan(), stack(x, c).isnan())
     assert out[0].isnan().any() and not out[1].isnan().any()
+
+
+@pytest.mark.parametrize("head", ["gaussian-repeat", "softmax-one-hot"])
+def test_vocoder_on_cuda(head):
+    """The CPU's waveform, and a stream's chunks with the whole's bits."""
+    if not (has_cuda() and torch.cuda.is_available()):
+        pytest.skip("no CUDA device")
+    model = models.WaveNet(WaveNetConfig(**(TINY | HEADS[head]))).requires_grad_(False)
+    mel = torch.rand(2, 7, 40)
+    vocoder = Vocoder(model, device="cuda")
+    wave = vocoder.generate(mel, seed=1)
+    torch.testing.assert_close(wave, Vocoder(model).generate(mel, seed=1), rtol=1e-4, atol=1e-4)
+    assert torch.equal(torch.cat(list(vocoder.stream(mel.split(7, 2), seed=1)), 1), wave)

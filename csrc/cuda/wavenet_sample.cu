@@ -111,7 +111,8 @@ constexpr Kernel kernels[] = {
     kernel<Float32, 8, Mailbox, AnySize>("mailboxes"),
 };
 
-constexpr int largest_cluster = 16;
+// Blocks of a cluster: 16 on the large chips, 8 anywhere.
+constexpr int largest_cluster(int sm) { return sm < 120 ? 16 : 8; }
 
 // How a call runs: `pipelines` of `stages` blocks, each with its share of the groups of rows.
 struct Plan {
@@ -159,7 +160,7 @@ Plan lay_out(const Kernel& kernel, const StackShape& s, int64_t rows, const Devi
     p.shared_bytes = device.shared_bytes;
 
     // The head has a block to itself if there are two, and the layers share the others.
-    const int blocks = kernel.cluster ? std::min(largest_cluster, device.sm_count) : device.sm_count;
+    const int blocks = kernel.cluster ? std::min(largest_cluster(device.sm), device.sm_count) : device.sm_count;
     const int layer_stages = std::min(p.layers, blocks - 1);
     p.stage_layers = layer_stages > 0 ? (p.layers - 1) / layer_stages + 1 : p.layers;
     plan.stages = layer_stages > 0 ? (p.layers - 1) / p.stage_layers + 2 : 1;

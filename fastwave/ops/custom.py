@@ -77,7 +77,7 @@ def require_all_cpu(required: dict[str, Tensor], **optional: Tensor | None) -> N
 
 
 def require_one_device(required: dict[str, Tensor], **optional: Tensor | None) -> None:
-    """ValueError unless all tensors of a call are on the CPU, or on the CUDA device of the first; as require_all_cpu."""
+    """As require_all_cpu, but all tensors may be on the CUDA device of the first, too."""
     first = next(iter(required.values()))
     if not isinstance(first, Tensor) or first.device.type != "cuda":
         return require_all_cpu(required, **optional)
