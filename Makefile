@@ -18,6 +18,8 @@ test: .venv/test.stamp .venv/build.stamp cuda_on_cpu
 test-gpu:
 	FASTWAVE_CUDA=1 FASTWAVE_CUDA_ARCHITECTURES=native $(PYTHON) setup.py -q build_ext --inplace
 	$(PYTHON) -m pytest tests/test_kernels.py tests/test_build.py -k cuda $(ARGS)
+	! command -v compute-sanitizer || compute-sanitizer --error-exitcode 1 \
+	    $(PYTHON) -m pytest tests/test_kernels.py -k "cuda and less_precision and gaussian" $(ARGS)
 
 lint: .venv/test.stamp
 	$(BIN)/ruff check .
