@@ -42,6 +42,7 @@ struct SamplerParams {
     int shared_bytes;
     unsigned char* workspace;  // block_bytes for each block
     int64_t block_bytes;
+    float* rings;  // (pipeline, layer), see Layer
     uint4* boxes;
     int64_t pipeline_packets;
     int* status;  // 0, or 1 + a stage that has waited in vain
@@ -73,16 +74,14 @@ struct Arena {
     template <class T>
     __host__ __device__ T* take(int64_t count) {
         const int64_t bytes = (count * static_cast<int64_t>(sizeof(T)) + 15) / 16 * 16;
-        if (bytes > shared_left) return take_global<T>(count);
-        unsigned char* piece = shared;
-        shared += bytes;
-        shared_left -= bytes;
-        return reinterpret_cast<T*>(piece);
-    }
-    template <class T>
-    __host__ __device__ T* take_global(int64_t count) {
         unsigned char* piece = global ? global + global_used : nullptr;
-        global_used += (count * static_cast<int64_t>(sizeof(T)) + 15) / 16 * 16;
+        if (bytes <= shared_left) {
+            piece = shared;
+            shared += bytes;
+            shared_left -= bytes;
+        } else {
+            global_used += bytes;
+        }
         return reinterpret_cast<T*>(piece);
     }
 };
@@ -111,9 +110,8 @@ struct Buffers {
     Layer* layers;
     float *front, *inputs;  // (group, columns, R): all but the newest tap; (group, columns, front_width)
     Fragment* ahead;        // (group, layer, unit, lane, filter or gate)
-    float* rings;
 
-    __host__ __device__ Buffers(Arena& arena, const SamplerParams& p, int layer_count, int64_t reach) {
+    __host__ __device__ Buffers(Arena& arena, const SamplerParams& p, int layer_count) {
         const int R = padded_rows(p.residual), G = padded_rows(p.gate), S = padded_rows(p.skip);
         h_words = columns * R;
         x_stride = column_stride(T::words(R));
@@ -140,7 +138,6 @@ struct Buffers {
         inputs = arena.take<float>(int64_t{p.groups} * columns * p.front_width);
         past = arena.take<uint32_t>(int64_t{segments} * columns * past_stride);
         ahead = arena.take<Fragment>(int64_t{p.groups} * layer_count * units * 64);
-        rings = arena.take_global<float>(int64_t{p.groups} * reach * columns * p.residual);
     }
 
     __host__ __device__ int residual_words() const { return h_words + columns * x_stride; }
@@ -163,8 +160,7 @@ public:
           first_layer(min(p.layers, stage * p.stage_layers)),
           layers(min(p.layers, (stage + 1) * p.stage_layers) - first_layer),
           arena{shared_memory(), p.shared_bytes, p.workspace + (pipeline * stages + stage) * p.block_bytes, 0},
-          b(shared_copy(
-              Buffers<T, columns>(arena, p, layers, reach_before(first_layer + layers) - reach_before(first_layer)))),
+          b(shared_copy(Buffers<T, columns>(arena, p, layers))),
           hop(shared_copy(Place{stage,
                                 p.groups,
                                 {b.residual_words(), b.skip_words, b.sample_words},
@@ -196,8 +192,7 @@ public:
     }
 
 private:
-    // ---- sizes, and where things are
-    // ---------------------------------------------------------------------------------
+    // ---- sizes, and where things are --------------------------------------------------------------------------------
 
     __device__ int residual() const { return Size::residual ? Size::residual : p.residual; }
     __device__ int gate() const { return Size::gate ? Size::gate : p.gate; }
@@ -256,7 +251,8 @@ private:
     __device__ void find_layers() {
         const int R = padded_rows(residual()), G2 = 2 * padded_rows(gate());
         const int64_t tap = int64_t{G2} * T::words(residual());
-        float* ring = b.rings;
+        const int64_t reach_words = int64_t{p.groups} * columns * residual();
+        float* ring = p.rings + (pipeline * reach_before(p.layers) + reach_before(first_layer)) * reach_words;
         int64_t state_at = int64_t{p.front_width} * p.in_channels + reach_before(first_layer) * residual();
         for (int i = 0; i < layers; ++i) {
             const int l = first_layer + i, rows = (has_residual(l) ? R : 0) + padded_rows(p.skip);
@@ -276,7 +272,7 @@ private:
             layer.reach = (p.kernel_size - 1) * layer.dilation;
             layer.ring = ring;
             layer.state_at = state_at;
-            ring += int64_t{p.groups} * layer.reach * columns * residual();
+            ring += layer.reach * reach_words;
             state_at += int64_t{layer.reach} * residual();
             if (threadIdx.x == 0) b.layers[i] = layer;
         }
@@ -316,8 +312,7 @@ private:
         return {matrix + int64_t{index} * words * panel, words};
     }
 
-    // ---- state: the CPU op's own (fastwave/ops/wavenet_sample.py), and rings while the launch runs
-    // --------------------
+    // ---- state: the CPU op's own (fastwave/ops/wavenet_sample.py), and rings while the launch runs ------------------
 
     // value(row, column, channel), of all columns and of the layers' channels.
     template <class Each>
@@ -373,8 +368,7 @@ private:
         }
     }
 
-    // ---- the front
-    // -----------------------------------------------------------------------------------------------------
+    // ---- the front --------------------------------------------------------------------------------------------------
 
     // Sample n of this launch (or its class), of the last front_width ones.
     __device__ float& input_at(int group, int column, int n) const {
@@ -426,8 +420,7 @@ private:
         return true;
     }
 
-    // ---- the layers, on the way of a sample
-    // ----------------------------------------------------------------------------
+    // ---- the layers, on the way of a sample -------------------------------------------------------------------------
 
     // tanh(filter) sigmoid(gate), by two exponentials and one division; the bounds are those of csrc/cpu/simd.h.
     __device__ static float gated(float filter, float gate) {
@@ -542,8 +535,7 @@ private:
         return true;
     }
 
-    // ---- behind the message
-    // --------------------------------------------------------------------------------------------
+    // ---- behind the message -----------------------------------------------------------------------------------------
 
     __device__ bool add_skip(int group, int n) {
         if (stage > 0) {
@@ -650,8 +642,7 @@ private:
         }
     }
 
-    // ---- the head
-    // ------------------------------------------------------------------------------------------------------
+    // ---- the head ---------------------------------------------------------------------------------------------------
 
     __device__ void draw_samples(int group, int n) {
         int depth = p.skip ? p.skip : residual();

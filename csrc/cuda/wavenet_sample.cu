@@ -47,13 +47,6 @@ struct Kernel {
     int64_t (*box_packets)(const SamplerParams& p, int64_t stages);
 };
 
-template <class T, int columns>
-Buffers<T, columns> count_buffers(Arena& arena, const SamplerParams& p) {
-    int64_t reach = 0;
-    for (int i = 0; i < p.layers; ++i) reach += int64_t{p.kernel_size - 1} * p.dilations[i];
-    return {arena, p, p.stage_layers, reach};
-}
-
 template <class T, int columns, class Hop, class Size>
 constexpr Kernel kernel(const char* name) {
     return {name,
@@ -67,16 +60,16 @@ constexpr Kernel kernel(const char* name) {
             &sample<T, columns, Hop, Size>,
             [](const SamplerParams& p) {
                 Arena arena{nullptr, 0, nullptr, 0};
-                count_buffers<T, columns>(arena, p);
+                Buffers<T, columns>(arena, p, p.stage_layers);
                 return arena.global_used;
             },
             [](const SamplerParams& p) {
                 Arena arena{nullptr, 0, nullptr, 0};
-                return count_buffers<T, columns>(arena, p).message_bytes(p.groups);
+                return Buffers<T, columns>(arena, p, 0).message_bytes(p.groups);
             },
             [](const SamplerParams& p, int64_t stages) {
                 Arena arena{nullptr, 0, nullptr, 0};
-                const auto b = count_buffers<T, columns>(arena, p);
+                const auto b = Buffers<T, columns>(arena, p, p.stage_layers);
                 return Mailbox::packets(stages, p.groups, std::max(b.residual_words(), b.skip_words));
             }};
 }
@@ -117,9 +110,9 @@ constexpr int largest_cluster(int sm) { return sm < 120 ? 16 : 8; }
 // How a call runs: `pipelines` of `stages` blocks, each with its share of the groups of rows.
 struct Plan {
     const Kernel* kernel;
-    SamplerParams params;
-    int stages, pipelines, threads;
-    int64_t boxes_at, bytes;  // of workspace: the blocks' own, the boxes, the status
+    SamplerParams params = {};
+    int stages = 0, pipelines = 0, threads = 0;
+    int64_t rings_at = 0, boxes_at = 0, bytes = 0;  // of workspace: the blocks' own, the rings, the boxes, the status
 
     int64_t status_at() const { return boxes_at + pipelines * params.pipeline_packets * int64_t{sizeof(uint4)}; }
     Grid grid() const {
@@ -153,7 +146,7 @@ void fill_sizes(SamplerParams& p, const StackShape& s) {
 
 // The plan for one kernel; without a pipeline where the device cannot run it.
 Plan lay_out(const Kernel& kernel, const StackShape& s, int64_t rows, const Device& device) {
-    Plan plan{&kernel, {}, 0, 0, 0, 0, 0};
+    Plan plan{.kernel = &kernel};
     SamplerParams& p = plan.params;
     fill_sizes(p, s);
     p.rows = rows;
@@ -180,7 +173,9 @@ Plan lay_out(const Kernel& kernel, const StackShape& s, int64_t rows, const Devi
 
     p.block_bytes = kernel.block_bytes(p);
     p.pipeline_packets = kernel.box_packets(p, plan.stages);
-    plan.boxes_at = plan.stages * plan.pipelines * p.block_bytes;
+    plan.rings_at = plan.stages * plan.pipelines * p.block_bytes;
+    const int64_t ring_bytes = 4 * s.reach() * p.groups * kernel.columns * s.residual * plan.pipelines;
+    plan.boxes_at = plan.rings_at + (ring_bytes + 15) / 16 * 16;
     plan.bytes = plan.status_at() + int64_t{sizeof(uint4)};
     return plan;
 }
@@ -231,6 +226,7 @@ void wavenet_sample(const WaveNetSampleParams& call, int device, cudaStream_t st
     p.forced_time = call.forced_time, p.state_size = call.state_size;
 
     p.workspace = reinterpret_cast<unsigned char*>(call.workspace);
+    p.rings = reinterpret_cast<float*>(p.workspace + plan.rings_at);
     p.boxes = reinterpret_cast<uint4*>(p.workspace + plan.boxes_at);
     p.status = reinterpret_cast<int*>(p.workspace + plan.status_at());
     check(cudaMemsetAsync(p.boxes, 0, plan.bytes - plan.boxes_at, stream), "cudaMemsetAsync");

@@ -47,12 +47,6 @@ T __shfl_xor_sync(uint32_t mask, T mine, int flip) {
     return emulator::exchange(mask, mine, "__shfl_xor_sync")[emulator::current->lane ^ flip];
 }
 template <class T>
-T atomicAdd(T* address, std::type_identity_t<T> value) {
-    const T old = *address;
-    *address += value;
-    return old;
-}
-template <class T>
 T min(T a, T b) {
     return a < b ? a : b;
 }
