@@ -1,3 +1,8 @@
+import pytest
 import torch
 
-torch.set_num_threads(1)  # the tests' tensors are small, and a bit-exact comparison must not depend on the machine
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """The tests' tensors are small, and bit-exact comparisons must depend neither on the machine nor on other tests."""
+    torch.set_num_threads(1)
