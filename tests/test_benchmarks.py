@@ -266,14 +266,18 @@ def test_run_and_report(monkeypatch, tmp_path, capsys):
     (tmp_path / "results" / "quality.json").write_text(json.dumps(costs))
     (tmp_path / "README.md").write_text("before\n<!-- benchmarks -->\nold\n<!-- /benchmarks -->\nafter\n")
     (tmp_path / "docs" / "kernels.md").write_text("<!-- quality -->\n<!-- /quality -->\n")
+    markers = "".join(f"<!-- {name} -->\n<!-- /{name} -->\n" for name in ("table1", "clipping", "table2"))
+    (tmp_path / "docs" / "clarinet.md").write_text(markers)
     report.main()
+    assert "| Gaussian |" in (tmp_path / "docs" / "clarinet.md").read_text()
     written = (tmp_path / "README.md").read_text()
     assert written.startswith("before\n<!-- benchmarks -->\n") and written.endswith("<!-- /benchmarks -->\nafter\n")
     assert "old" not in written and "| `sampler` | int8 | 2 | " in written and " ms) | " in written
     assert written.index("| `sampler` |") < written.index("| `batch` |") < written.index("| `stream` |")
     assert "| int8 | 3.2500 | 0.8750 | 1.500 |" in (tmp_path / "docs" / "kernels.md").read_text()
-    plots = sorted(path.name for path in (tmp_path / "docs").glob("*.png"))
-    assert [name.split("-")[0] for name in plots] == ["limit", "speed"] and f"](docs/{plots[1]})" in written
+    *clarinet, limit, speed = sorted(path.name for path in (tmp_path / "docs").glob("*.png"))
+    assert clarinet == ["clarinet-clipping.png", "clarinet-distillation.png"]
+    assert limit.startswith("limit-") and speed.startswith("speed-") and f"](docs/{speed})" in written
     report.main()
     assert (tmp_path / "README.md").read_text() == written
 
