@@ -52,10 +52,11 @@ bench-report: .venv/bench.stamp .venv/build.stamp
 clean:
 	rm -rf .venv build build-cuda *.egg-info fastwave/*.so
 
-# The build requirements are installed beside the rest, so that the build directory outlives one pip call.
+# The build requirements are installed beside the rest, so that the build directory outlives one pip call; numpy and cython
+# are those of pesq, which comes as source.
 .venv/venv.stamp: constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -q -c constraints.txt setuptools pybind11 cmake ninja
+	$(BIN)/pip install -q -c constraints.txt setuptools pybind11 cmake ninja numpy cython
 	touch $@
 
 .venv/build.stamp: .venv/venv.stamp $(SOURCES)
