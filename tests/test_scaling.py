@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import weakref
 
 import children
 import pytest
@@ -20,7 +21,7 @@ from trainings import log_lines
 from trainings import options as tiny
 
 from fastwave import audio, models
-from fastwave.train import TRAININGS, data, loop
+from fastwave.train import TRAININGS, data, loop, processes
 from fastwave.train.distill import DistillationTraining
 
 KINDS = TRAININGS | {"distill": DistillationTraining}
@@ -141,8 +142,8 @@ def in_two_processes(*runs):
         process.start()
     raised = [results.get(timeout=120) for _ in range(2 * len(runs))]
     for process in processes:
-        process.kill()  # what an error has interrupted may wait for the other one at its end
-        process.join()
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0]
     return list(zip(*([error for rank, error in raised if rank == one] for one in range(2)), strict=True))
 
 
@@ -155,10 +156,13 @@ def test_two_processes_are_as_one(options, tmp_path):
     alone = [options(name, f"{name}-1", steps=4, accumulate=2, **more) for name, more in changes.items()]
     pieces = options("teacher", "pieces")
     nan, odd = options("teacher", "nan"), options("teacher", "odd", batch=3)
-    fine = in_two_processes(*((pair, children.nothing) for pair in pairs))
-    (nans,) = in_two_processes((nan, children.second_has_nan))
-    (interrupts,) = in_two_processes((pieces, children.second_gets_ctrl_c))
-    resumed, odds = in_two_processes((pieces, children.nothing), (odd, children.nothing))
+    *fine, nans, interrupts, resumed, odds = in_two_processes(
+        *((pair, children.nothing) for pair in pairs),
+        (nan, children.second_has_nan),
+        (pieces, children.second_gets_ctrl_c),
+        (pieces, children.nothing),
+        (odd, children.nothing),
+    )
 
     assert fine == [(None, None)] * len(pairs)
     for pair, one in zip(pairs, alone, strict=True):
@@ -175,6 +179,27 @@ def test_two_processes_are_as_one(options, tmp_path):
     loop.run(whole, quiet=True)
     assert_same_weights(pieces, whole, **ROUNDING)
     assert odds == ("ValueError: batch must be a multiple of 2 processes x accumulate 1, got 3",) * 2
+
+
+def test_what_averages_gradients_ends_before_the_group(options, monkeypatch):
+    """Though an error's traceback still has its frames: see processes.averaged."""
+    reducers = []
+
+    class Watched(processes.DistributedDataParallel):
+        def __init__(self, *args, **named):
+            super().__init__(*args, **named)
+            reducers.append(weakref.ref(self.reducer))
+
+    monkeypatch.setattr(processes, "DistributedDataParallel", Watched)
+    monkeypatch.setattr(
+        models.WaveNet, "loss", lambda self, wave, mel: sum(w.sum() for w in self.parameters()) * math.nan
+    )
+    for name, value in {"RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "localhost", "MASTER_PORT": free_port()}.items():
+        monkeypatch.setenv(name, str(value))
+    with pytest.raises(FloatingPointError, match="got nan and nan at step 0") as caught:
+        loop.run(options("teacher"), quiet=True)
+    assert caught.tb is not None and len(reducers) == 1
+    assert reducers[0]() is None
 
 
 def test_torchrun_has_the_loss_curve_of_one_process(options, tmp_path):

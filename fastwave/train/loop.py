@@ -294,7 +294,6 @@ def fit(
         wave, mel, _ = train.draw(training.batch, training.seed, step)
         with torch.no_grad():
             objective.initialize(wave.to(device), mel.to(device))
-    next_loss = processes.wrap(NextLoss(objective.learners), objective.find_unused_parameters)
     share = training.batch // processes.size()
     rows = slice(processes.rank() * share, (processes.rank() + 1) * share)
     batches = DataLoader(
@@ -313,6 +312,7 @@ def fit(
         _interrupts() as interrupted,
         open(training.out / LOG if first else os.devnull, "a", encoding="utf-8") as log,
         tqdm(**progress, disable=quiet, dynamic_ncols=True) as bar,
+        processes.averaged(NextLoss(objective.learners), objective.find_unused_parameters) as next_loss,
     ):
         for segments in batches:
             if isinstance(segments, Exception):

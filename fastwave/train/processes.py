@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-__all__ = ["joined", "rank", "size", "total", "wait", "wrap"]
+__all__ = ["averaged", "joined", "rank", "size", "total", "wait"]
 
 
 @contextlib.contextmanager
@@ -55,8 +55,16 @@ def wait() -> None:
         distributed.barrier()
 
 
-def wrap(module: nn.Module, find_unused_parameters: bool) -> nn.Module:
+@contextlib.contextmanager
+def averaged(module: nn.Module, find_unused_parameters: bool) -> Iterator[nn.Module]:
     """``module`` such that every gradient is the mean over the processes; as it is where this one is alone."""
     if not distributed.is_initialized():
-        return module
-    return DistributedDataParallel(module, find_unused_parameters=find_unused_parameters)
+        yield module
+        return
+    parallel = DistributedDataParallel(module, find_unused_parameters=find_unused_parameters)
+    try:
+        yield parallel
+    finally:
+        # An error's traceback may keep it beyond the group. Its reducer, freed last, would then end the group's
+        # threads, and wait for them with the GIL that they want.
+        vars(parallel).clear()
