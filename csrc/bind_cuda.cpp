@@ -51,6 +51,7 @@ py::dict wavenet_sample_plan(const py::dict& spec, int64_t batch, int device) {
     const cuda::SamplePlan plan = cuda::wavenet_sample_plan(shape, batch, device);
     py::dict entry;
     entry["kernel"] = plan.kernel;
+    entry["general"] = plan.general;
     entry["stages"] = plan.stages;
     entry["pipelines"] = plan.pipelines;
     entry["workspace"] = plan.workspace;
@@ -107,7 +108,8 @@ PYBIND11_MODULE(_cuda, m) {
           arg("table"), arg("forced"), arg("lengths"), arg("state"), arg("samples"), arg("parameters"),
           arg("workspace"), arg("temperature"), arg("stream"));
     m.def("wavenet_sample_plan", &wavenet_sample_plan, arg("spec"), arg("batch"), arg("device"),
-          "How such a call runs: the kernel, blocks in a pipeline (stages), pipelines, and bytes of workspace, a "
+          "How such a call runs: the kernel, whether it is the general one, blocks in a pipeline (stages), pipelines, "
+          "and bytes of workspace, a "
           "multiple of 16.");
     m.def("scale", &scale, arg("x"), arg("y"), arg("a"), arg("b"), arg("stream"),
           "y = a x + b over (samples,) float32 tensors, on the CUDA stream with this handle.");

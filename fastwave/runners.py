@@ -8,6 +8,7 @@ late.
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Sequence
 
 import torch
@@ -17,7 +18,7 @@ from fastwave import models
 from fastwave.conditioners import FrameConditioner, commutes, make_conditioner
 from fastwave.ops.gated_stack import gated_stack, initial_state
 from fastwave.ops.project import project
-from fastwave.ops.wavenet_sample import initial_sampler_state, wavenet_sample
+from fastwave.ops.wavenet_sample import has_own_kernel, initial_sampler_state, wavenet_sample
 from fastwave.pack import pack_gated_stack
 from fastwave.threads import choose_threads
 
@@ -42,6 +43,9 @@ class Autoregressive:
         self.weights = pack_gated_stack(model.stack.weights(), self.spec).to(device)
         softmax = model.config.distribution == "softmax"
         self.table = model.distribution.decode_table().to(device) if softmax else None
+        if device.type == "cuda" and not has_own_kernel(self.spec, device):
+            sizes = f"{self.spec.residual_channels} residual and {self.spec.gate_channels} gate channels"
+            warnings.warn(f"{device} has no kernel for {sizes}: the general one runs, which is slower", stacklevel=3)
 
     def threads(self, threads: int | None, batch: int) -> int:
         return choose_threads(threads, batch, self.spec, sampling=True)

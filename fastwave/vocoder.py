@@ -71,7 +71,7 @@ class Vocoder:
     Args:
         model: a model of fastwave.models; its weights are copied, so later changes of it do not show.
         device: "cpu"; for a WaveNet "cuda" or "cuda:1" too, where fastwave was built with CUDA. Mels and waveforms are
-            on the CPU in any case.
+            on the CPU in any case. Sizes that no CUDA kernel is made for run on a slower one, and a warning says so.
         dtype: of the layers' products, "float32", "bfloat16" or "int8" (fastwave.ops.rounding; not on CUDA); torch's
             names do too.
         threads: how many; None: as many as there is work and are processors for (fastwave.threads).

@@ -24,7 +24,13 @@ from fastwave.ops.gated_stack import GatedStackSpec, gated_stack, gated_stack_re
 from fastwave.ops.project import project
 from fastwave.ops.rounding import DTYPES
 from fastwave.ops.upsample import UpsampleSpec, upsample, upsample_ref
-from fastwave.ops.wavenet_sample import has_cuda, initial_sampler_state, wavenet_sample, wavenet_sample_ref
+from fastwave.ops.wavenet_sample import (
+    has_cuda,
+    has_own_kernel,
+    initial_sampler_state,
+    wavenet_sample,
+    wavenet_sample_ref,
+)
 from fastwave.pack import pack_gated_stack, pack_upsample
 
 
@@ -495,6 +501,17 @@ def test_sampler_with_weights_in_registers(machine, size, dtype, rows, hop, sm):
         assert_parameters_close(parameters, model, reference, free, mel)
 
 
+@pytest.mark.parametrize("machine", EMULATED, indirect=True)
+def test_sizes_with_a_kernel_of_their_own(machine, monkeypatch):
+    monkeypatch.setattr(importlib.import_module("fastwave.ops.wavenet_sample"), "_cuda", emulated_cuda.cuda)
+    for size in FAST:
+        spec = models.WaveNet(WaveNetConfig(**(TINY | FAST[size]))).stack.spec
+        assert has_own_kernel(spec, torch.device("cuda")) == (size in ("64/64", "128/128"))
+        half = dataclasses.replace(spec, dtype="bfloat16")
+        assert has_own_kernel(half, torch.device("cuda")) == (machine != "emulated-sm75")
+    assert not has_own_kernel(models.WaveNet(WaveNetConfig(**TINY)).stack.spec, torch.device("cuda"))
+
+
 @pytest.mark.parametrize("machine", ["emulated-sm90"], indirect=True)
 @pytest.mark.parametrize("pipelines", [1, 2])
 def test_groups_of_rows_under_way_together(machine, pipelines):
@@ -722,7 +739,8 @@ def test_vocoder_on_cuda(head):
         pytest.skip("no CUDA device")
     model = models.WaveNet(WaveNetConfig(**(TINY | HEADS[head]))).requires_grad_(False)
     mel = torch.rand(2, 7, 40)
-    vocoder = Vocoder(model, device="cuda")
+    with pytest.warns(UserWarning, match="cuda has no kernel for 20 residual and 24 gate channels"):
+        vocoder = Vocoder(model, device="cuda")
     wave = vocoder.generate(mel, seed=1)
     torch.testing.assert_close(wave, Vocoder(model).generate(mel, seed=1), rtol=1e-4, atol=1e-4)
     assert torch.equal(torch.cat(list(vocoder.stream(mel.split(7, 2), seed=1)), 1), wave)

@@ -36,6 +36,7 @@ void wavenet_sample(const WaveNetSampleParams& params, int device, cudaStream_t 
 // How such a call runs.
 struct SamplePlan {
     std::string kernel;
+    bool general;           // for any size, and so slower than one for this size
     int stages, pipelines;  // blocks in a pipeline, and pipelines side by side
     int64_t workspace;      // bytes
 };

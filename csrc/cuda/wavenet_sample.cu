@@ -196,7 +196,7 @@ Plan make_plan(const StackShape& s, int64_t rows, const Device& device) {
 SamplePlan wavenet_sample_plan(const StackShape& shape, int64_t rows, int device) {
     DeviceGuard guard(device);
     const Plan plan = make_plan(shape, rows, Device(device));
-    return {plan.kernel->name, plan.stages, plan.pipelines, plan.bytes};
+    return {plan.kernel->name, plan.kernel->residual == 0, plan.stages, plan.pipelines, plan.bytes};
 }
 
 void wavenet_sample(const WaveNetSampleParams& call, int device, cudaStream_t stream) {

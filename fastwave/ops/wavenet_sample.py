@@ -28,6 +28,7 @@ __all__ = [
     "CUDA_DTYPES",
     "HeadSpec",
     "has_cuda",
+    "has_own_kernel",
     "initial_sampler_state",
     "sampler_state_size",
     "wavenet_sample",
@@ -65,6 +66,11 @@ class HeadSpec:
 def has_cuda() -> bool:
     """Whether fastwave was built with its CUDA kernels."""
     return _cuda is not None
+
+
+def has_own_kernel(spec: GatedStackSpec, device: torch.device) -> bool:
+    """Whether one row of such a stack runs on a CUDA kernel for its sizes, not on the general one, which is slower."""
+    return not _cuda.wavenet_sample_plan(arguments(spec), 1, device.index or 0)["general"]
 
 
 def sampler_state_size(spec: GatedStackSpec) -> int:
