@@ -35,7 +35,7 @@ cuda: .venv/venv.stamp
 	$(BIN)/cmake -S . -B build-cuda -G Ninja -DFASTWAVE_CUDA=ON -DFASTWAVE_WERROR=$(or $(FASTWAVE_WERROR),0) \
 	    -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python \
 	    -Dpybind11_DIR=$$($(BIN)/pybind11-config --cmakedir)
-	$(BIN)/cmake --build build-cuda --target _cuda
+	$(BIN)/cmake --build build-cuda --target _cuda probes
 	PYTHONPATH=build-cuda $(BIN)/python -c "import _cuda; print('CUDA devices:', _cuda.devices())"
 
 # The CUDA module on an emulated device, for the tests (tests/cuda_on_cpu); needs neither nvcc nor a GPU.

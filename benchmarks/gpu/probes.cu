@@ -62,11 +62,20 @@ __global__ void cluster_sync_kernel(const Params p) {
     }
 }
 
-// The gate's current tap of a 128/128 layer, (256, 128) in bfloat16, by eight warps: cycles, the barrier included.
-template <bool from_registers>
+// Cycles of the multiprocessor in a microsecond.
+__global__ void clock_kernel(const Params p) {
+    const uint64_t start = nanoseconds();
+    const long long first = clock64();
+    while (nanoseconds() - start < 1'000'000) {
+    }
+    *p.time = static_cast<float>(clock64() - first) / (static_cast<float>(nanoseconds() - start) / 1000);
+}
+
+// The gate's current tap of a 128/128 layer, (256, 128), by eight warps: cycles, the barrier included.
+template <class T, bool from_registers>
 __global__ void __launch_bounds__(256, 1) product_kernel(const Params p) {
-    if constexpr (Bfloat16Mma::sm <= compiled_for) {
-        constexpr int depth_words = 64, panel_words = 16 * depth_words;
+    if constexpr (T::sm <= compiled_for) {
+        constexpr int depth_words = T::words(128), panel_words = 16 * depth_words;
         const int stride = column_stride(depth_words), warp = threadIdx.x / 32;
         uint32_t* weights = reinterpret_cast<uint32_t*>(shared_memory());
         uint32_t* x = weights + 16 * panel_words;
@@ -83,9 +92,9 @@ __global__ void __launch_bounds__(256, 1) product_kernel(const Params p) {
         for (int i = 0; i < rounds; ++i) {
             for (int half = 0; half < 2; ++half)
                 if constexpr (from_registers)
-                    Bfloat16Mma::multiply<1>(sum[half], held[half], depth_words, x, stride);
+                    T::template multiply<1>(sum[half], held[half], depth_words, x, stride);
                 else
-                    Bfloat16Mma::multiply<1>(sum[half], memory[half], depth_words, x, stride);
+                    T::template multiply<1>(sum[half], memory[half], depth_words, x, stride);
             x[threadIdx.x % depth_words] = __float_as_uint(sum[0].value[0][0] + sum[1].value[0][0]);
             __syncthreads();
         }
@@ -118,9 +127,10 @@ void measure(const char* name, void (*kernel)(Params), const Grid& grid, const P
 }  // namespace
 
 int main() {
-    int major;
+    int major, shared;
     check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0), "cudaDeviceGetAttribute");
-    const Params p{device_memory<uint4>(4096), device_memory<uint32_t>(16384), device_memory<float>(1),
+    check(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, 0), "cudaDeviceGetAttribute");
+    const Params p{device_memory<uint4>(4096), device_memory<uint32_t>(16 * 16 * 128), device_memory<float>(1),
                    device_memory<float>(256)};
     std::printf("{\n");
     measure("l2_hop_ns", hop_kernel<Mailbox>, {.blocks = 2, .threads = 256, .all_resident = true, .shared_bytes = 4096},
@@ -131,10 +141,16 @@ int main() {
         measure("cluster_sync_8_ns", cluster_sync_kernel, {.blocks = 8, .threads = 256, .cluster = 8}, p);
         measure("cluster_sync_16_ns", cluster_sync_kernel, {.blocks = 16, .threads = 256, .cluster = 16}, p);
     }
-    constexpr std::size_t shared_bytes = 4 * (16384 + 128);
-    measure("product_from_registers_cycles", product_kernel<true>,
-            {.blocks = 1, .threads = 256, .shared_bytes = shared_bytes}, p);
-    measure("product_from_shared_cycles", product_kernel<false>,
-            {.blocks = 1, .threads = 256, .shared_bytes = shared_bytes}, p, true);
+    const Grid one{.blocks = 1, .threads = 256, .shared_bytes = 4 * (16 * 16 * 64 + 128)};
+    if (major >= 8) {
+        measure("bfloat16_from_registers_cycles", product_kernel<Bfloat16Mma, true>, one, p);
+        measure("bfloat16_from_shared_cycles", product_kernel<Bfloat16Mma, false>, one, p);
+    }
+    const Grid large{.blocks = 1, .threads = 256, .shared_bytes = 4 * (16 * 16 * 128 + 256)};
+    if (static_cast<std::size_t>(shared) >= large.shared_bytes) {
+        measure("float32_from_registers_cycles", product_kernel<Float32, true>, large, p);
+        measure("float32_from_shared_cycles", product_kernel<Float32, false>, large, p);
+    }
+    measure("clock_mhz", clock_kernel, {.blocks = 1, .threads = 1}, p, true);
     std::printf("}\n");
 }
