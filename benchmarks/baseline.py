@@ -15,12 +15,48 @@ from fastwave.models import ParallelModel, WaveNet
 from fastwave.ops import heads
 from fastwave.ops.gated_stack import GatedStackSpec, GatedStackWeights
 
-__all__ = ["ConvolutionModel", "ConvolutionStacks", "IncrementalWaveNet", "convolution_stack", "onnx_runtime"]
+__all__ = [
+    "ConvolutionModel",
+    "ConvolutionStacks",
+    "Graphed",
+    "IncrementalWaveNet",
+    "convolution_stack",
+    "onnx_runtime",
+]
 
 
 def _linear(bias: Tensor, weight: Tensor, x: Tensor) -> Tensor:
     """W x + b for one vector or a batch of them; one is faster as a matrix-vector product."""
     return torch.addmv(bias, weight, x) if x.dim() == 1 else torch.addmm(bias, x, weight.T)
+
+
+class Graphed:
+    """A step of IncrementalWaveNet as a CUDA graph."""
+
+    def __init__(self, step: Callable):
+        self.step, self.rings = step, None
+
+    def __call__(self, window: Tensor, rings: list[Tensor], *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        given = (window, *inputs)
+        if self.rings is not rings:
+            self._capture(rings, given)
+        for held, new in zip(self.inputs, given, strict=True):
+            held.copy_(new)
+        self.graph.replay()
+        return self.outputs
+
+    def _capture(self, rings: list[Tensor], inputs: tuple[Tensor, ...]) -> None:
+        self.rings, self.inputs = rings, [tensor.clone() for tensor in inputs]
+        window, *others = self.inputs
+        before = [ring.clone() for ring in rings]
+        for _ in range(3):  # what is chosen, compiled or allocated at first must not be a part of it
+            self.step(window, rings, *others)
+        torch.cuda.synchronize()
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.outputs = self.step(window, rings, *others)
+        for ring, old in zip(rings, before, strict=True):
+            ring.copy_(old)
 
 
 class IncrementalWaveNet:
@@ -30,10 +66,11 @@ class IncrementalWaveNet:
     layer are one matrix product, residual and skip another.
 
     Args:
-        compiled: the step of one sample goes through torch.compile.
+        wrap: what the step of one sample goes through: torch.compile, Graphed or both. It then updates tensors that
+            stay where they are.
     """
 
-    def __init__(self, model: WaveNet, compiled: bool = False):
+    def __init__(self, model: WaveNet, wrap: Callable[[Callable], Callable] | None = None):
         self.spec, self.head, self.first = model.stack.spec, model.config.head_spec(), model.first_input()
         self.table = model.distribution.decode_table() if self.head.distribution == "softmax" else None
         weights, spec = model.stack.weights(), self.spec
@@ -49,7 +86,8 @@ class IncrementalWaveNet:
         self.out_bias = [torch.cat([scale * weights.residual_bias[i], weights.skip_bias[i]]) for i in range(last)]
         self.out_bias.append(weights.skip_bias[last])
         self.heads = list(zip(weights.head, weights.head_bias, spec.head_relu, strict=True))
-        self.compiled, self.step = compiled, torch.compile(self._step) if compiled else self._step
+        self.wrapped, self.step = wrap is not None, self._step if wrap is None else wrap(self._step)
+        self.rings = []
 
     @torch.inference_mode()
     def generate(self, noise: Tensor, c: Tensor) -> Tensor:
@@ -61,20 +99,31 @@ class IncrementalWaveNet:
         pairs = zip(self.conv_bias, self.cond, strict=True)
         projected = torch.stack([F.linear(columns, w, b) for b, w in pairs], 1)  # (columns, L, ..., 2G)
         past = spec.kernel_size - 1
-        rings = [noise.new_zeros(past * d, *rows, spec.residual_channels) for d in spec.dilations]
+        rings = self._empty_rings(noise, rows)
         window = noise.new_zeros(*rows, spec.front_width * spec.in_channels)
         window[..., -spec.in_channels :] = self.first
         samples = noise.new_empty(len(noise), batch)
+        # where in its layer's ring each past tap stands, oldest first: (samples, L, k - 1)
+        dilations = torch.tensor(spec.dilations)[:, None]
+        places = (torch.arange(len(noise))[:, None, None] + torch.arange(past) * dilations) % (past * dilations)
+        places = places.to(noise.device) if self.wrapped else places.tolist()
         for t in range(len(noise)):
-            # where in its layer's ring each past tap stands, oldest first
-            places = [[(t + j * d) % (past * d) for j in range(past)] for d in spec.dilations]
-            places = torch.tensor(places) if self.compiled else places
-            samples[t], window = self.step(window, rings, places, projected[t // spec.cond_repeat], noise[t])
+            samples[t], window = self.step(window, rings, places[t], projected[t // spec.cond_repeat], noise[t])
         return samples.T
+
+    def _empty_rings(self, like: Tensor, rows: tuple[int, ...]) -> list[Tensor]:
+        """Those of the last utterance where it had as many rows."""
+        spec, past = self.spec, self.spec.kernel_size - 1
+        shapes = [(past * d, *rows, spec.residual_channels) for d in spec.dilations]
+        if [ring.shape for ring in self.rings] != shapes:
+            self.rings = [like.new_empty(shape) for shape in shapes]
+        for ring in self.rings:
+            ring.zero_()
+        return self.rings
 
     def _with_past(self, h: Tensor, ring: Tensor, places: list[int] | Tensor) -> Tensor:
         """A layer's taps, oldest first, and h into the ring in the oldest one's place."""
-        if self.compiled:  # compiled once for all places
+        if self.wrapped:  # the same step for all places
             taps = torch.cat([*ring.index_select(0, places), h], -1)
             ring.index_copy_(0, places[:1], h[None])
         else:

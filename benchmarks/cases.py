@@ -67,6 +67,16 @@ R9Y9 = dict(
     upsample_context_conv=True,
 )
 
+R9Y9_MOL = WaveNetConfig(distribution="mixture_of_logistics", dilations=[2**i for i in range(6)] * 4, **R9Y9)
+R9Y9_SOFTMAX = WaveNetConfig(
+    distribution="softmax",
+    classes=256,
+    one_hot_input=True,
+    initial_class=127,
+    dilations=[2**i for i in range(10)] * 3,
+    **R9Y9,
+)
+
 PARALLEL_WAVEGAN = GatedStackSpec(
     front_causal=False,
     residual_channels=64,
@@ -105,23 +115,12 @@ CASES = (
     Case(
         name="r9y9-mol",
         about="r9y9's mixture of logistics, 24 layers x 128, kernel 3, 22.05 kHz",
-        make=lambda: Sampler(
-            WaveNetConfig(distribution="mixture_of_logistics", dilations=[2**i for i in range(6)] * 4, **R9Y9)
-        ),
+        make=lambda: Sampler(R9Y9_MOL),
     ),
     Case(
         name="r9y9-softmax",
         about="r9y9's mu-law softmax, 30 layers x 128, kernel 3, 22.05 kHz",
-        make=lambda: Sampler(
-            WaveNetConfig(
-                distribution="softmax",
-                classes=256,
-                one_hot_input=True,
-                initial_class=127,
-                dilations=[2**i for i in range(10)] * 3,
-                **R9Y9,
-            )
-        ),
+        make=lambda: Sampler(R9Y9_SOFTMAX),
         dtypes=("float32", "int8"),
     ),
     Case(

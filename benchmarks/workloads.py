@@ -64,29 +64,29 @@ def _stacks_work(specs: list[GatedStackSpec], dtype: str) -> Work:
 class Sampler:
     """wavenet_sample: utterances side by side, conditioning columns given, random weights."""
 
-    def __init__(self, config: WaveNetConfig, batch: int = 1):
+    def __init__(self, config: WaveNetConfig, batch: int = 1, device: str = "cpu"):
         torch.manual_seed(0)
-        self.model, self.batch = WaveNet(config).requires_grad_(False), batch
+        self.model, self.batch, self.device = WaveNet(config).requires_grad_(False).to(device), batch, device
         self.spec, self.sample_rate, self.unit = self.model.stack.spec, config.mel.sample_rate, config.cond_repeat
 
     def work(self, dtype: str) -> Work:
         return sampler_work(_typed(self.spec, dtype))
 
     def _inputs(self, samples: int) -> tuple[Tensor, Tensor]:
-        c = torch.rand(self.batch, self.spec.cond_channels, samples // self.unit)
-        return _noise(self.model.noise_kinds, samples, self.batch), c
+        c = torch.rand(self.batch, self.spec.cond_channels, samples // self.unit, device=self.device)
+        return _noise(self.model.noise_kinds, samples, self.batch).to(self.device), c
 
     def kernels(self, samples: int, dtype: str, threads: int) -> Run:
         spec, head = _typed(self.spec, dtype), self.model.config.head_spec()
         weights = pack_gated_stack(self.model.stack.weights(), spec)
         table = self.model.distribution.decode_table() if head.distribution == "softmax" else None
-        state = initial_sampler_state(spec, self.batch, self.model.first_input())
+        state = initial_sampler_state(spec, self.batch, self.model.first_input(), device=self.device)
         z, c = self._inputs(samples)
         return lambda: wavenet_sample(z, weights, spec, head, state=state, c=c, table=table, threads=threads)
 
     @functools.cached_property
     def _compiled(self) -> IncrementalWaveNet:
-        return IncrementalWaveNet(self.model, compiled=True)
+        return IncrementalWaveNet(self.model, torch.compile)
 
     def baselines(self, threads: int) -> dict[str, Callable[[int], Run]]:
         def run(sampler: IncrementalWaveNet, samples: int) -> Run:
@@ -100,13 +100,12 @@ class Sampler:
 
 
 class Stacks:
-    """gated_stack: one long utterance through one stack after the other, conditioning given, random weights."""
+    """gated_stack: long utterances through one stack after the other, conditioning given, random weights."""
 
-    batch = 1
-
-    def __init__(self, specs: list[GatedStackSpec], sample_rate: int):
+    def __init__(self, specs: list[GatedStackSpec], sample_rate: int, batch: int = 1, device: str = "cpu"):
         torch.manual_seed(0)
-        self.specs, self.stacks = specs, [GatedStack(spec).requires_grad_(False) for spec in specs]
+        self.specs, self.stacks = specs, [GatedStack(spec).requires_grad_(False).to(device) for spec in specs]
+        self.batch, self.device = batch, device
         self.sample_rate, self.unit = sample_rate, 8192 * specs[0].cond_repeat
         self.convolutions = ConvolutionStacks(self.stacks)
 
@@ -114,8 +113,9 @@ class Stacks:
         return _stacks_work(self.specs, dtype)
 
     def _inputs(self, samples: int) -> tuple[Tensor, Tensor]:
-        spec = self.specs[0]
-        return torch.randn(1, 1, samples), torch.rand(1, spec.cond_channels, samples // spec.cond_repeat)
+        spec, there = self.specs[0], dict(device=self.device)
+        c = torch.rand(self.batch, spec.cond_channels, samples // spec.cond_repeat, **there)
+        return torch.randn(self.batch, 1, samples, **there), c
 
     def kernels(self, samples: int, dtype: str, threads: int) -> Run:
         specs = [_typed(spec, dtype) for spec in self.specs]

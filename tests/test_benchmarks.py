@@ -21,9 +21,14 @@ from fastwave.ops.rounding import DTYPES
 sys.path.append(str(Path(__file__).resolve().parent.parent))  # they are not installed
 pytest.importorskip("benchmarks", reason="needs the source tree")
 from benchmarks import quality, report, run
-from benchmarks.baseline import ConvolutionStacks, IncrementalWaveNet, onnx_runtime
+from benchmarks.baseline import ConvolutionStacks, Graphed, IncrementalWaveNet, onnx_runtime
 from benchmarks.cases import CASES, FLOATS, PARALLEL_WAVEGAN, STUDENT_1, Case
 from benchmarks.ceilings import Ceilings, Work, measure_ceilings, sampler_work, stack_work
+from benchmarks.gpu import run as gpu_run
+from benchmarks.gpu.limits import Device, Pipeline, measure_device
+from benchmarks.gpu.workloads import CASES as GPU_CASES
+from benchmarks.gpu.workloads import Case as GPUCase
+from benchmarks.gpu.workloads import Chunk, DeviceSampler, DeviceStacks
 from benchmarks.workloads import FirstChunk, Sampler, Stacks, Voice
 
 TINY = dict(
@@ -95,8 +100,20 @@ def test_baseline_is_the_model(head):
     one = sampler.generate(noise[1:], model.condition(mel[1:]))
     torch.testing.assert_close(one, expected[1:], rtol=1e-9, atol=1e-9)
     # what torch.compile is given, without the compiler
-    sampler.compiled = True
+    sampler = IncrementalWaveNet(model, wrap=lambda step: step)
     torch.testing.assert_close(sampler.generate(noise, model.condition(mel)), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_graphed_step_is_the_step():
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    model = WaveNet(TEACHER).requires_grad_(False).cuda()
+    mel = torch.rand(2, 7, 3, device="cuda")
+    noise = model.noise(mel, None, 1)
+    samplers = [IncrementalWaveNet(model, wrap) for wrap in (None, Graphed)]
+    for _ in range(2):
+        eager, graphed = (sampler.generate(noise, model.condition(mel)) for sampler in samplers)
+        torch.testing.assert_close(graphed, eager)
 
 
 @pytest.mark.parametrize(
@@ -316,3 +333,88 @@ def test_list_names_every_case(capsys):
 def test_a_readme_without_markers_is_refused():
     with pytest.raises(ValueError, match="must have <!-- benchmarks -->"):
         report.with_table("<!-- /benchmarks --> <!-- benchmarks -->", "benchmarks", "")
+
+
+# on a GPU ------------------------------------------------------------------------------------------------------------
+
+PROBES = {
+    "st_async_hop_ns": 200.0,
+    "l2_hop_ns": 700.0,
+    "clock_mhz": 2000.0,
+    "bfloat16_from_registers_cycles": 100.0,
+    "bfloat16_from_shared_cycles": 200.0,
+    "float32_from_registers_cycles": 400.0,
+    "float32_from_shared_cycles": 800.0,
+}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "kernel", "stages", "pipelines", "batch", "nanoseconds"),
+    [
+        # 16 hops, 20 layers of 1.5 products at 50 ns, a head of (128 + 2) x 128 multiply-adds: about half a product
+        ("bfloat16", "cluster 128/128", 16, 1, 1, 16 * 200 + 20 * 1.5 * 50 + 400 * 130 / 256),
+        ("float32", "mailboxes 128/128", 21, 1, 1, 21 * 700 + 20 * 1.5 * 200 + 400 * 130 / 256),
+        # each of 11 blocks has 2 layers, of 2 taps, 80 bands, residual and skip: 1 more product, and 32 groups
+        ("bfloat16", "cluster 128/128", 11, 2, 512, 32 * 2 * (2 + 80 / 128 + 1) * 100),
+    ],
+)
+def test_limit_of_a_pipeline_by_hand(dtype, kernel, stages, pipelines, batch, nanoseconds):
+    spec = dataclasses.replace(WaveNet(WaveNetConfig.clarinet()).stack.spec, dtype=dtype)
+    assert spec.head_channels == (128, 2)
+    plan = {"kernel": kernel, "stages": stages, "pipelines": pipelines}
+    assert Pipeline(PROBES, spec, plan).limit(batch) == pytest.approx(batch * 1e9 / nanoseconds)
+
+
+@pytest.fixture
+def cpu_as_gpu(monkeypatch):
+    """The device's own calls do nothing."""
+    if torch.cuda.is_available():
+        pytest.skip("a CUDA device is there")
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 5)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 12)
+    monkeypatch.setattr(gpu_run, "SECONDS", 0)
+
+
+def test_cases_of_a_gpu(cpu_as_gpu, monkeypatch):
+    """On the CPU, at tiny sizes: what needs a GPU is said to be missing."""
+    import emulated_cuda
+
+    if emulated_cuda.cuda is None:
+        pytest.skip("not built: make cuda_on_cpu")
+    monkeypatch.setattr("fastwave._cuda", emulated_cuda.cuda, raising=False)
+    device = Device(operations={"float32": 1e9, "bfloat16": 2e9}, bandwidth=1e9)
+    cases = [
+        GPUCase(name="sampler", make=lambda: DeviceSampler(TEACHER, 2, "cpu"), samples=8),
+        GPUCase(
+            name="stacks", make=lambda: DeviceStacks(STUDENT.stack_specs(), 8000, 2, "cpu"), samples=32, parallel=True
+        ),
+        GPUCase(name="chunk", make=lambda: Chunk(STUDENT.stack_specs(), 8000, 1, "cpu"), samples=16, parallel=True),
+    ]
+    for case in cases:
+        result = gpu_run.measure(case, device, PROBES)
+        assert result["case"] == case.name and set(result["kernels"]) == {"float32", "bfloat16"}
+        assert "PyTorch" in result["baselines"]
+        assert result["missing"] and all("graph" in name for name in result["missing"])
+        for ours in result["kernels"].values():
+            assert ours["min"] <= ours["samples_per_second"] <= ours["max"] and ours["bytes"] == 7
+            assert ours["share"] > 0 and set(ours["ratios"]) == set(result["baselines"])
+            assert ("plan" in ours) == (not case.parallel) and ("bandwidth_share" in ours) == case.parallel
+        json.dumps(result)
+
+
+def test_ceilings_of_a_device(cpu_as_gpu):
+    device = measure_device(32, "cpu")
+    work = Work(operations={"float32": 10, "bfloat16": 20})
+    assert device.limit(work) == pytest.approx(
+        1 / (10 / device.operations["float32"] + 20 / device.operations["bfloat16"])
+    )
+    assert device.bandwidth > 0
+
+
+def test_names_of_a_gpus_cases():
+    names = [case.name for case in GPU_CASES]
+    assert len(set(names)) == len(names) and {"teacher-batch-1", "r9y9-softmax-batch-512", "student-1-32x10s"} <= set(
+        names
+    )
