@@ -18,8 +18,8 @@ test: .venv/test.stamp .venv/build.stamp cuda_on_cpu
 test-gpu:
 	FASTWAVE_CUDA=1 FASTWAVE_CUDA_ARCHITECTURES=native $(PYTHON) setup.py -q build_ext --inplace
 	$(PYTHON) -m pytest tests/test_kernels.py tests/test_build.py -k cuda $(ARGS)
-	! command -v compute-sanitizer || compute-sanitizer --error-exitcode 1 \
-	    $(PYTHON) -m pytest tests/test_kernels.py -k "cuda and less_precision and gaussian" $(ARGS)
+	! command -v compute-sanitizer || for tool in memcheck racecheck; do compute-sanitizer --tool $$tool --error-exitcode 1 \
+	    $(PYTHON) -m pytest tests/test_kernels.py -k "cuda and less_precision and gaussian" $(ARGS) || exit 1; done
 
 lint: .venv/test.stamp
 	$(BIN)/ruff check .
