@@ -79,66 +79,20 @@ float* row_of(const Tensor& tensor, int64_t row) {
 void gated_stack(const py::dict& spec, py::object x_, py::object weights_, py::object c_, py::object projected_,
                  py::object interpolation_, py::object g_, py::object u_, py::object y_, py::object lengths_,
                  py::object state_, py::object out_, bool reverse, int64_t pending, bool last, int64_t threads) {
-    const Shape shape(spec);
-    const Tensor x = take(x_, "x"), weights = take(weights_, "weights"), c = take(c_, "c"),
-                 projected = take(projected_, "projected"), interpolation = take(interpolation_, "interpolation"),
-                 g = take(g_, "g"), u = take(u_, "u"), y = take(y_, "y"), lengths = take(lengths_, "lengths"),
-                 state = take(state_, "state"), out = take(out_, "out");
-    require(x, "x", float32, {any, shape.in_channels, any});
-    const int64_t batch = x.size(0), time = x.size(2), look_ahead = shape.look_ahead();
-    if (pending < 0 || pending > look_ahead)
-        fail("pending", ("between 0 and " + std::to_string(look_ahead)).c_str(), pending);
-    if (!state && (pending > 0 || (!last && look_ahead > 0)))
-        fail("state", "a tensor, to hold what is pending", "None");
-    const int64_t out_time = std::max(int64_t{0}, pending + time - (last ? 0 : look_ahead));
-    require_weights(weights, shape);
-    if (projected) {
-        if (c) fail("c", "None: it is projected already", c.describe().c_str());
-        if (g) fail("g", "None: it is in what is projected", g.describe().c_str());
-        if (!shape.cond_channels || shape.cond_taps > 1)
-            fail("projected", "None without c, and where it is interpolated", projected.describe().c_str());
-        const int64_t columns = columns_of_c(shape, time) + columns_of_c(shape, pending);
-        require(projected, "projected", float32, {batch, columns, shape.layers * shape.gate_rows()});
-    } else {
-        require_conditioning(shape, c, batch, time, pending);
-    }
-    if (shape.cond_taps > 1)
-        require(interpolation, "interpolation", float32, {batch, pending + time, shape.cond_taps});
-    else if (interpolation)
-        fail("interpolation", "None where cond_taps is 1", "a tensor");
-    if (g) require(g, "g", float32, {batch, shape.layers, 2 * shape.gate});
-    if (u) require(u, "u", float32, {batch, shape.layers, shape.residual});
-    if (y) require(y, "y", float32, {batch, shape.out_channels(), out_time});
-    if (!y && shape.epilogue != Epilogue::none) {
-        if (shape.out_channels() != shape.in_channels)
-            fail("y", "given where x does not have the output's channels", "None");
-        if (state && look_ahead > 0) fail("y", "given where the output lies behind x", "None");
-    }
-    if (state) {
-        if (reverse) fail("state", "None when running backwards", "a tensor");
-        require(state, "state", float32, {batch, shape.state_size()});
-    }
-    if (reverse && interpolation) fail("interpolation", "None when running backwards", "a tensor");
-    require(out, "out", float32, {batch, shape.out_channels(), out_time});
+    const StackCall call(spec, x_, weights_, c_, projected_, interpolation_, g_, u_, y_, lengths_, state_, out_,
+                         reverse, pending, last);
     if (threads < 1) fail("threads", "at least 1", threads);
-    if (batch == 0 || pending + time == 0) return;  // of rows without samples there may be more than can be counted to
-    const Integers valid = lengths_of(lengths, batch, pending + time);
-    run_groups(threads, batch, kernels().gated_stack, [&](int64_t row) {
-        GatedStackParams params{};
-        params.shape = shape;
-        params.weights = weights.data<float>();
-        params.x = row_of(x, row), params.c = row_of(c, row), params.projected = row_of(projected, row);
-        params.interpolation = row_of(interpolation, row);
-        params.g = row_of(g, row), params.u = row_of(u, row), params.y = row_of(y, row);
-        params.state = row_of(state, row), params.out = row_of(out, row);
-        params.time = time;
-        params.cond_time = c ? c.size(2) : 0;
-        params.out_time = out_time;
-        params.pending = pending;
+    if (call.batch == 0 || call.columns == 0)
+        return;  // of rows without samples there may be more than can be counted to
+    const Integers valid = lengths_of(call.lengths, call.batch, call.columns);
+    run_groups(threads, call.batch, kernels().gated_stack, [&](int64_t row) {
+        GatedStackParams params = call.params;
+        params.x = row_of(call.x, row), params.c = row_of(call.c, row), params.projected = row_of(call.projected, row);
+        params.interpolation = row_of(call.interpolation, row);
+        params.g = row_of(call.g, row), params.u = row_of(call.u, row), params.y = row_of(call.y, row);
+        params.state = row_of(call.state, row), params.out = row_of(call.out, row);
         params.length = valid[row] - pending;
-        params.last = last;
-        params.reverse = reverse;
-        params.workspace = workspace(kernels().gated_stack_workspace(shape));
+        params.workspace = workspace(kernels().gated_stack_workspace(call.shape));
         return params;
     });
 }

@@ -34,6 +34,12 @@ void require_aligned(const Tensor& tensor, const char* name) {
     if (address % 16) fail(name, "aligned to 16 bytes", static_cast<long long>(address % 16));
 }
 
+void require_dtype(const StackShape& shape) {
+    if (shape.dtype == Dtype::int8) fail("dtype", "one of float32, bfloat16 on cuda", "int8");
+}
+
+constexpr int64_t longest = std::numeric_limits<int32_t>::max() - 1;  // columns are counted in 32 bits
+
 void scale(py::object x_object, py::object y_object, float a, float b, std::uintptr_t stream) {
     Tensor x = take(x_object, "x"), y = take(y_object, "y");
     require(x, "x", float32, {any}, on_cuda);
@@ -46,7 +52,7 @@ void scale(py::object x_object, py::object y_object, float a, float b, std::uint
 py::dict wavenet_sample_plan(const py::dict& spec, int64_t batch, int device) {
     const Shape shape(spec);
     require_sampler(shape);
-    if (shape.dtype == Dtype::int8) fail("dtype", "one of float32, bfloat16 on cuda", "int8");
+    require_dtype(shape);
     if (batch < 1) fail("batch", "at least 1", batch);
     const cuda::SamplePlan plan = cuda::wavenet_sample_plan(shape, batch, device);
     py::dict entry;
@@ -64,9 +70,8 @@ void wavenet_sample(const py::dict& spec, const py::dict& head, py::object noise
                     std::uintptr_t stream) {
     SamplerCall call(spec, head, noise_, weights_, c_, g_, table_, forced_, lengths_, state_, samples_, parameters_,
                      temperature, on_cuda);
-    if (call.shape.dtype == Dtype::int8) fail("dtype", "one of float32, bfloat16 on cuda", "int8");
+    require_dtype(call.shape);
     const int64_t batch = call.params.rows, time = call.params.time;
-    constexpr int64_t longest = std::numeric_limits<int32_t>::max() - 1;
     if (time > longest) fail("noise", "shorter than 2^31 samples", time);
     if (call.lengths) require(call.lengths, "lengths", int64, {batch}, on_cuda);
     const Tensor workspace = take(workspace_, "workspace");
@@ -97,6 +102,69 @@ void wavenet_sample(const py::dict& spec, const py::dict& head, py::object noise
     interrupt.run([&] { cuda::wavenet_sample(params, device, reinterpret_cast<cudaStream_t>(stream)); });
 }
 
+// Tiles are counted in 32 bits, and a row's columns with what a centred stack runs on behind them.
+void require_countable(const Shape& shape, int64_t batch, int64_t time) {
+    int64_t reach = 0;
+    for (int64_t l = 0; l < shape.layers; ++l) reach += shape.reach(l);
+    if (time > longest / 2 - reach - shape.front_width - 1024)
+        fail("x", "shorter than 2^30 columns, less what the layers reach", time);
+    if (batch > longest / 16) fail("x", "of fewer than 2^27 rows", batch);
+}
+
+py::dict gated_stack_plan(const py::dict& spec, int64_t batch, int64_t time, int64_t cond_time, bool last, int device) {
+    const Shape shape(spec);
+    require_dtype(shape);
+    if (batch < 1) fail("batch", "at least 1", batch);
+    require_countable(shape, batch, time);
+    GatedStackParams params{};
+    params.shape = shape;
+    params.time = time;
+    params.cond_time = cond_time;
+    params.last = last;
+    const cuda::StackPlan plan = cuda::gated_stack_plan({params, batch, nullptr}, device);
+    py::dict entry;
+    entry["kernel"] = plan.kernel;
+    entry["columns"] = plan.columns;
+    entry["blocks"] = plan.blocks;
+    entry["workspace"] = plan.workspace;
+    return entry;
+}
+
+void gated_stack(const py::dict& spec, py::object x_, py::object weights_, py::object c_, py::object projected_,
+                 py::object interpolation_, py::object g_, py::object u_, py::object y_, py::object lengths_,
+                 py::object state_, py::object out_, py::object workspace_, bool reverse, int64_t pending, bool last,
+                 std::uintptr_t stream) {
+    StackCall call(spec, x_, weights_, c_, projected_, interpolation_, g_, u_, y_, lengths_, state_, out_, reverse,
+                   pending, last, on_cuda);
+    require_dtype(call.shape);
+    if (call.lengths) require(call.lengths, "lengths", int64, {call.batch}, on_cuda);
+    const Tensor workspace = take(workspace_, "workspace");
+    if (call.batch == 0 || call.columns == 0) return;
+    require_countable(call.shape, call.batch, call.params.time);
+    const int device = call.x.device().id;
+    const cuda::StackBatch there{call.params, call.batch, call.lengths.data<const int64_t>()};
+    require(workspace, "workspace", float32, {cuda::gated_stack_plan(there, device).workspace / 4}, on_cuda);
+    const std::pair<const Tensor&, const char*> others[] = {{call.weights, "weights"},
+                                                            {call.c, "c"},
+                                                            {call.projected, "projected"},
+                                                            {call.interpolation, "interpolation"},
+                                                            {call.g, "g"},
+                                                            {call.u, "u"},
+                                                            {call.y, "y"},
+                                                            {call.lengths, "lengths"},
+                                                            {call.state, "state"},
+                                                            {call.out, "out"},
+                                                            {workspace, "workspace"}};
+    for (const auto& [tensor, name] : others)
+        if (tensor) require_same_device(tensor, name, call.x, "x");
+    require_aligned(call.weights, "weights");
+    require_aligned(workspace, "workspace");
+    cuda::StackBatch run = there;
+    run.tensors.workspace = workspace.data<float>();
+    py::gil_scoped_release released;
+    cuda::gated_stack(run, device, reinterpret_cast<cudaStream_t>(stream));
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_cuda, m) {
@@ -104,6 +172,14 @@ PYBIND11_MODULE(_cuda, m) {
 
     m.def("devices", &devices, "One dict (name, sm, sm_count, bytes) per CUDA device; empty without a driver.");
     using py::arg;
+    m.def("gated_stack", &gated_stack, arg("spec"), arg("x"), arg("weights"), arg("c"), arg("projected"),
+          arg("interpolation"), arg("g"), arg("u"), arg("y"), arg("lengths"), arg("state"), arg("out"),
+          arg("workspace"), arg("reverse"), arg("pending"), arg("last"), arg("stream"));
+    m.def(
+        "gated_stack_plan", &gated_stack_plan, arg("spec"), arg("batch"), arg("time"), arg("cond_time"), arg("last"),
+        arg("device"),
+        "How such a call runs, of `time` new columns: the kernel, columns of a tile, blocks, and bytes of workspace, a "
+        "multiple of 16.");
     m.def("wavenet_sample", &wavenet_sample, arg("spec"), arg("head"), arg("noise"), arg("weights"), arg("c"), arg("g"),
           arg("table"), arg("forced"), arg("lengths"), arg("state"), arg("samples"), arg("parameters"),
           arg("workspace"), arg("temperature"), arg("stream"));

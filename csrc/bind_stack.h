@@ -3,6 +3,7 @@
 
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <initializer_list>
 #include <string>
 #include <vector>
@@ -128,6 +129,83 @@ inline void require_conditioning(const StackShape& s, const Tensor& c, int64_t b
     require(c, "c", float32,
             {batch, s.cond_channels, columns_of_c(s, time) + columns_of_c(s, pending) + s.cond_taps - 1}, on);
 }
+
+// The arguments of a call of gated_stack, checked but for what `lengths` holds, and in `params` those of the first row.
+// Of `params` length, workspace and team are left to fill.
+struct StackCall {
+    Shape shape;
+    Tensor x, weights, c, projected, interpolation, g, u, y, lengths, state, out;
+    int64_t batch, columns;  // columns: those that are pending, and the new ones
+    GatedStackParams params{};
+
+    StackCall(const py::dict& spec, py::handle x_, py::handle weights_, py::handle c_, py::handle projected_,
+              py::handle interpolation_, py::handle g_, py::handle u_, py::handle y_, py::handle lengths_,
+              py::handle state_, py::handle out_, bool reverse, int64_t pending, bool last, On on = {})
+        : shape(spec),
+          x(take(x_, "x")),
+          weights(take(weights_, "weights")),
+          c(take(c_, "c")),
+          projected(take(projected_, "projected")),
+          interpolation(take(interpolation_, "interpolation")),
+          g(take(g_, "g")),
+          u(take(u_, "u")),
+          y(take(y_, "y")),
+          lengths(take(lengths_, "lengths")),
+          state(take(state_, "state")),
+          out(take(out_, "out")) {
+        require(x, "x", float32, {any, shape.in_channels, any}, on);
+        batch = x.size(0);
+        const int64_t time = x.size(2), look_ahead = shape.look_ahead();
+        if (pending < 0 || pending > look_ahead)
+            fail("pending", ("between 0 and " + std::to_string(look_ahead)).c_str(), pending);
+        if (!state && (pending > 0 || (!last && look_ahead > 0)))
+            fail("state", "a tensor, to hold what is pending", "None");
+        columns = pending + time;
+        const int64_t out_time = std::max(int64_t{0}, columns - (last ? 0 : look_ahead));
+        require_weights(weights, shape, on);
+        if (projected) {
+            if (c) fail("c", "None: it is projected already", c.describe().c_str());
+            if (g) fail("g", "None: it is in what is projected", g.describe().c_str());
+            if (!shape.cond_channels || shape.cond_taps > 1)
+                fail("projected", "None without c, and where it is interpolated", projected.describe().c_str());
+            const int64_t frames = columns_of_c(shape, time) + columns_of_c(shape, pending);
+            require(projected, "projected", float32, {batch, frames, shape.layers * shape.gate_rows()}, on);
+        } else {
+            require_conditioning(shape, c, batch, time, pending, on);
+        }
+        if (shape.cond_taps > 1)
+            require(interpolation, "interpolation", float32, {batch, columns, shape.cond_taps}, on);
+        else if (interpolation)
+            fail("interpolation", "None where cond_taps is 1", "a tensor");
+        if (g) require(g, "g", float32, {batch, shape.layers, 2 * shape.gate}, on);
+        if (u) require(u, "u", float32, {batch, shape.layers, shape.residual}, on);
+        if (y) require(y, "y", float32, {batch, shape.out_channels(), out_time}, on);
+        if (!y && shape.epilogue != Epilogue::none) {
+            if (shape.out_channels() != shape.in_channels)
+                fail("y", "given where x does not have the output's channels", "None");
+            if (state && look_ahead > 0) fail("y", "given where the output lies behind x", "None");
+        }
+        if (state) {
+            if (reverse) fail("state", "None when running backwards", "a tensor");
+            require(state, "state", float32, {batch, shape.state_size()}, on);
+        }
+        if (reverse && interpolation) fail("interpolation", "None when running backwards", "a tensor");
+        require(out, "out", float32, {batch, shape.out_channels(), out_time}, on);
+
+        params.shape = shape;
+        params.weights = weights.data<float>();
+        params.x = x.data<float>(), params.c = c.data<float>(), params.projected = projected.data<float>();
+        params.interpolation = interpolation.data<float>();
+        params.g = g.data<float>(), params.u = u.data<float>(), params.y = y.data<float>();
+        params.state = state.data<float>(), params.out = out.data<float>();
+        params.time = time;
+        params.cond_time = c ? c.size(2) : projected ? projected.size(1) : 0;
+        params.out_time = out_time;
+        params.pending = pending;
+        params.last = last;
+        params.reverse = reverse;
+    }
+};
 
 // Of what a gated stack can be, a sampler takes this.
 inline void require_sampler(const StackShape& shape) {

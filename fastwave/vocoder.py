@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from fastwave import audio, models, noise
+from fastwave.ops.custom import CUDA_DTYPES, has_cuda
 from fastwave.ops.rounding import DTYPES
-from fastwave.ops.wavenet_sample import CUDA_DTYPES, has_cuda
 from fastwave.runners import Autoregressive, Parallel
 from fastwave.threads import check_threads
 

@@ -45,13 +45,24 @@ def on_cuda(capsule):
     return capsule
 
 
+def on_cuda_all(tensors: dict) -> dict:
+    return {name: None if tensor is None else on_cuda(to_dlpack(tensor)) for name, tensor in tensors.items()}
+
+
 class Kernels:
     """The emulated module in the place of fastwave._cpu: so the CPU's op, and its tests, run on it as they are."""
 
     @staticmethod
+    def gated_stack(spec, *, threads, reverse, pending, last, **capsules):
+        tensors = {name: None if capsule is None else from_dlpack(capsule) for name, capsule in capsules.items()}
+        x, c = tensors["x"], tensors["c"]
+        plan = cuda.gated_stack_plan(spec, max(1, len(x)), x.shape[-1], 0 if c is None else c.shape[-1], last, device=0)
+        tensors["workspace"] = torch.full((plan["workspace"] // 4,), math.nan)
+        cuda.gated_stack(spec, **on_cuda_all(tensors), reverse=reverse, pending=pending, last=last, stream=0)
+
+    @staticmethod
     def wavenet_sample(spec, head, *, threads, temperature, **capsules):
-        tensors = {name: from_dlpack(capsule) for name, capsule in capsules.items() if capsule is not None}
+        tensors = {name: None if capsule is None else from_dlpack(capsule) for name, capsule in capsules.items()}
         plan = cuda.wavenet_sample_plan(spec, max(1, len(tensors["noise"])), 0)
         tensors["workspace"] = torch.full((plan["workspace"] // 4,), math.nan)
-        given = dict.fromkeys(capsules) | {name: on_cuda(to_dlpack(tensor)) for name, tensor in tensors.items()}
-        cuda.wavenet_sample(spec, head, **given, temperature=temperature, stream=0)
+        cuda.wavenet_sample(spec, head, **on_cuda_all(tensors), temperature=temperature, stream=0)

@@ -1,6 +1,7 @@
 """The kernels against the float64 references: every instruction set, boundary sizes, and the real models' sizes.
 
-wavenet_sample runs on a CUDA device too where there is one, and at tiny sizes on emulated ones (tests/cuda_on_cpu).
+wavenet_sample and gated_stack run on a CUDA device too where there is one, and at tiny sizes on emulated ones
+(tests/cuda_on_cpu).
 
 The bound is a small multiple of the error that torch's own float32 makes against the same float64 reference. In
 bfloat16 and int8 the reference rounds where the kernel does; a value on the edge may then fall either way, so a
@@ -19,13 +20,12 @@ from fastwave import Vocoder, _cpu, models, noise
 from fastwave.audio import MelSpec
 from fastwave.layers import GatedStack, Upsampler
 from fastwave.models import ClariNetStudentConfig, WaveNetConfig
-from fastwave.ops.custom import arguments
+from fastwave.ops.custom import arguments, has_cuda
 from fastwave.ops.gated_stack import GatedStackSpec, gated_stack, gated_stack_ref, initial_state
 from fastwave.ops.project import project
 from fastwave.ops.rounding import DTYPES
 from fastwave.ops.upsample import UpsampleSpec, upsample, upsample_ref
 from fastwave.ops.wavenet_sample import (
-    has_cuda,
     has_own_kernel,
     initial_sampler_state,
     wavenet_sample,
@@ -50,28 +50,59 @@ EMULATED = {
     "emulated-sm80": dict(sm=80, sm_count=4, shared_bytes=20_000, seed=2),
     "emulated-sm75": dict(sm=75, sm_count=1, seed=3),
 }
+# And for gated_stack: no room in shared memory but for what is on its way there.
+EMULATED_STACK = {
+    "emulated-sm90": dict(sm=90, seed=1),
+    "emulated-sm75": dict(sm=75, sm_count=40, shared_bytes=46_000, seed=2),
+}
+
+
+def use(name, op, emulated, monkeypatch):
+    """Runs an op on an instruction set or a device, by name. An emulated device's tensors and op are the CPU's."""
+    if name == "cuda":
+        if not (has_cuda() and torch.cuda.is_available()):
+            pytest.skip("no CUDA device")
+        yield name
+    elif name in emulated:
+        if emulated_cuda.cuda is None:
+            pytest.skip("not built: make cuda_on_cpu")
+        emulated_cuda.emulator.configure(**emulated[name])
+        monkeypatch.setattr(importlib.import_module(f"fastwave.ops.{op}"), "_cpu", emulated_cuda.Kernels)
+        yield name
+        emulated_cuda.emulator.configure()
+    else:
+        before = _cpu.isa()
+        _cpu.set_isa(name)
+        yield name
+        assert _cpu.isa() == name
+        _cpu.set_isa(before)
 
 
 @pytest.fixture(params=[*_cpu.isas(), "cuda", *EMULATED])
 def machine(request, monkeypatch):
-    """What a sampler runs on; its name. Tensors of an emulated device are the CPU's, and so is the op."""
-    if request.param == "cuda":
-        if not (has_cuda() and torch.cuda.is_available()):
-            pytest.skip("no CUDA device")
-        yield "cuda"
-    elif request.param in EMULATED:
-        if emulated_cuda.cuda is None:
-            pytest.skip("not built: make cuda_on_cpu")
-        emulated_cuda.emulator.configure(**EMULATED[request.param])
-        monkeypatch.setattr(importlib.import_module("fastwave.ops.wavenet_sample"), "_cpu", emulated_cuda.Kernels)
-        yield request.param
-        emulated_cuda.emulator.configure()
-    else:
-        before = _cpu.isa()
-        _cpu.set_isa(request.param)
-        yield request.param
-        assert _cpu.isa() == request.param
-        _cpu.set_isa(before)
+    """What a sampler runs on; its name."""
+    yield from use(request.param, "wavenet_sample", EMULATED, monkeypatch)
+
+
+@pytest.fixture(params=[*_cpu.isas(), "cuda", *EMULATED_STACK])
+def stack_machine(request, monkeypatch):
+    """What a stack runs on; its name."""
+    yield from use(request.param, "gated_stack", EMULATED_STACK, monkeypatch)
+
+
+def stack_on(machine):
+    """gated_stack on a machine, of the CPU's tensors."""
+    device = "cuda" if machine == "cuda" else "cpu"
+
+    def run(x, weights, spec, state=None, **named):
+        tensors = dict(x=x, weights=weights, state=state) | named
+        there = {n: tensor.to(device) if torch.is_tensor(tensor) else tensor for n, tensor in tensors.items()}
+        out = gated_stack(spec=spec, **there)
+        if state is not None:
+            state.copy_(there["state"])
+        return out.cpu()
+
+    return run
 
 
 def skip_on_cuda(machine, dtype):
@@ -191,48 +222,63 @@ def required(spec, extras):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_gated_stack(isa, shape, dtype):
+def test_gated_stack(stack_machine, shape, dtype):
+    skip_on_cuda(stack_machine, dtype)
+    run, emulated = stack_on(stack_machine), stack_machine in EMULATED
     spec = GatedStackSpec(**(SMALL | SHAPES[shape]), dtype=dtype)
     stack, stack64 = make_stack(spec)
     stack64.load_state_dict(stack.state_dict())
     weights = pack_gated_stack(stack.weights(), spec)
     assert weights.dtype == getattr(torch, dtype)
     assert weights.nbytes == 4 * _cpu.packed_size(arguments(spec))
-    for time in (1, 15, 16, 17, 97, 250):
+    times = (1, 97) if emulated else (1, 15, 16, 17, 97, 250)
+    for time in times:
         x, c, extras = make_inputs(spec, time)
-        choices = [{}, *({name: extras[name]} for name in extras), extras] if time == 250 else [{}]
+        some = [] if emulated else [{name: extras[name]} for name in extras]
+        choices = [{}, *some, extras] if time == times[-1] else [{}]
         for named in choices:
             named = named | required(spec, extras)
-            out = gated_stack(x, weights, spec, c=c, **named)
+            out = run(x, weights, spec, c=c, **named)
             named64 = to64({"x": x, "c": c} | named)
             exact = None
-            if dtype != "float32" and time == 250 and spec.layers:
+            if dtype != "float32" and time == times[-1] and spec.layers:
                 exact = gated_stack_ref(weights=stack64.weights(), spec=in_float32(spec), **named64)
             if dtype == "float32" or exact is not None or not spec.layers:
                 assert_close(out, stack(x, c, **named), stack64(**named64), exact)
     no_c = None if c is None else c[..., : spec.cond_taps - 1]
     nothing = {name: tensor[:, :0] for name, tensor in required(spec, extras).items()}
-    empty = gated_stack(x[..., :0], weights, spec, c=no_c, **nothing)
+    empty = run(x[..., :0], weights, spec, c=no_c, **nothing)
     assert empty.shape == (2, spec.out_channels, 0)
+
+
+# Shapes that differ in what an emulated device's kernel does with the state.
+EMULATED_PIECES = {
+    *((shape, "emulated-sm90") for shape in ("plain", "front32", "no-skip", "affine-output", "separable", "delayed")),
+    *((shape, "emulated-sm75") for shape in ("interpolated", "repeat")),
+}
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     "shape", [name for name, shape in SHAPES.items() if not GatedStackSpec(**(SMALL | shape)).look_ahead]
 )
-def test_gated_stack_in_pieces_is_the_same_to_the_bit(isa, shape, dtype):
+def test_gated_stack_in_pieces_is_the_same_to_the_bit(stack_machine, shape, dtype):
+    skip_on_cuda(stack_machine, dtype)
+    if stack_machine in EMULATED and (shape, stack_machine) not in EMULATED_PIECES:
+        return  # slow
+    run, unit = stack_on(stack_machine), 16 if stack_machine in EMULATED else 48
     spec = GatedStackSpec(**(SMALL | SHAPES[shape]), dtype=dtype)
     stack, _ = make_stack(spec)
     weights = pack_gated_stack(stack.weights(), spec)
-    x, c, extras = make_inputs(spec, 16 * 3 * 6)
+    x, c, extras = make_inputs(spec, unit * 6)
     vectors = {"g": extras["g"], "u": extras["u"]}
-    whole = gated_stack(x, weights, spec, c=c, **vectors, **required(spec, extras))
+    whole = run(x, weights, spec, c=c, **vectors, **required(spec, extras))
     states = [initial_state(spec, 2) for _ in range(2)]
     kernel, reference = [], []
-    for start, end in ((0, 0), (0, 48), (48, 192), (192, 240), (240, 288)):
+    for start, end in ((0, 0), (0, unit), (unit, 4 * unit), (4 * unit, 5 * unit), (5 * unit, 6 * unit)):
         piece = None if c is None else c[..., start // spec.cond_repeat : end // spec.cond_repeat + spec.cond_taps - 1]
         named = vectors | {name: tensor[:, start:end] for name, tensor in required(spec, extras).items()}
-        kernel.append(gated_stack(x[..., start:end], weights, spec, c=piece, state=states[0], **named))
+        kernel.append(run(x[..., start:end], weights, spec, c=piece, state=states[0], **named))
         if end:
             reference.append(stack(x[..., start:end], piece, state=states[1], **named))
     assert torch.equal(torch.cat(kernel, 2), whole)
@@ -251,10 +297,16 @@ LOOKS_AHEAD = {
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("pieces", [(0, 288), (3, 9, 27, 249), (96, 96, 96, 0), (0, 0, 3, 285), (285, 3)], ids=str)
+@pytest.mark.parametrize(
+    "pieces", [(0, 288), (3, 9, 27, 249), (96, 96, 96, 0), (0, 0, 3, 285), (285, 3), (3, 9, 51, 36)], ids=str
+)
 @pytest.mark.parametrize("ragged", [False, True])
 @pytest.mark.parametrize("shape", LOOKS_AHEAD)
-def test_a_stack_that_looks_ahead_in_pieces_is_the_same_to_the_bit(isa, shape, ragged, pieces, dtype):
+def test_a_stack_that_looks_ahead_in_pieces_is_the_same_to_the_bit(stack_machine, shape, ragged, pieces, dtype):
+    skip_on_cuda(stack_machine, dtype)
+    if stack_machine in EMULATED and (pieces != (3, 9, 51, 36) or stack_machine != "emulated-sm90"):
+        return  # slow
+    run = stack_on(stack_machine)
     if ragged and dtype != "float32":
         return  # lengths act before any rounding
     spec = GatedStackSpec(**(SMALL | LOOKS_AHEAD[shape]), dtype=dtype)
@@ -262,12 +314,12 @@ def test_a_stack_that_looks_ahead_in_pieces_is_the_same_to_the_bit(isa, shape, r
         return  # only the last piece may end within a column of c
     stack, _ = make_stack(spec)
     weights = pack_gated_stack(stack.weights(), spec)
-    time, rate = 288, spec.cond_repeat
+    time, rate = sum(pieces), spec.cond_repeat
     x, c, extras = make_inputs(spec, time, batch=4)
-    lengths = torch.tensor([time, 1, 0, 100]) if ragged else None
+    lengths = torch.tensor([time, 1, 0, time // 3]) if ragged else None
     vectors = {"g": extras["g"], "u": extras["u"]}
     columns = {"y": extras["y"]} if spec.epilogue != "none" else {}
-    whole = gated_stack(x, weights, spec, c=c, lengths=lengths, **vectors, **columns, **required(spec, extras))
+    whole = run(x, weights, spec, c=c, lengths=lengths, **vectors, **columns, **required(spec, extras))
     state, outputs, taken = initial_state(spec, 4), [], 0
     for i, piece in enumerate(pieces):
         pending, last = min(taken, spec.look_ahead), i + 1 == len(pieces)
@@ -279,7 +331,7 @@ def test_a_stack_that_looks_ahead_in_pieces_is_the_same_to_the_bit(isa, shape, r
             named["lengths"] = (lengths - first).clamp(0, end - first)
         window = slice(taken // rate - -(-pending // rate), -(-end // rate) + spec.cond_taps - 1)
         outputs.append(
-            gated_stack(
+            run(
                 x[..., taken:end],
                 weights,
                 spec,
@@ -310,15 +362,65 @@ def test_projected_conditioning_gives_the_same_bits(isa, shape, dtype):
                 assert torch.equal(out, gated_stack(x, weights, spec, c=c, g=g, **named))
 
 
-def test_gated_stack_rows_do_not_depend_on_batch_or_threads(isa):
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("shape", ["repeat", "centred"])
+@pytest.mark.parametrize("stack_machine", ["cuda", "emulated-sm90"], indirect=True)
+def test_what_the_cpu_projected_serves_a_cuda_device(stack_machine, shape, dtype):
+    run = stack_on(stack_machine)
+    spec = GatedStackSpec(**(SMALL | SHAPES[shape]), dtype=dtype)
+    stack, _ = make_stack(spec)
+    weights = pack_gated_stack(stack.weights(), spec)
+    x, c, extras = make_inputs(spec, 70)
+    named = {"u": extras["u"], "lengths": extras["lengths"], "reverse": True}
+    projected = project(c, weights, spec, g=extras["g"])
+    tolerance = 2e-5 if dtype == "float32" else 0.02
+    torch.testing.assert_close(
+        run(x, weights, spec, projected=projected, **named),
+        run(x, weights, spec, c=c, g=extras["g"], **named),
+        rtol=tolerance,
+        atol=tolerance,
+    )
+
+
+# Every kernel of gated_stack, by the device that takes it for 300 columns; with rows and depths that are no whole slabs
+# and, in R, more panels than a block makes at once.
+TILES = {
+    "mma, 128 columns": ("bfloat16", dict(sm=90, sm_count=3)),
+    "mma, 64 columns": ("bfloat16", dict(sm=80, sm_count=5, shared_bytes=100_000)),
+    "mma, 32 columns": ("bfloat16", dict(sm=80, sm_count=40, shared_bytes=50_000)),
+    "32 columns": ("bfloat16", dict(sm=75, sm_count=1, shared_bytes=64_000)),
+    "128 columns": ("float32", dict(sm=90, sm_count=2)),
+}
+
+
+@pytest.mark.parametrize("kernel", TILES)
+@pytest.mark.parametrize("shape", [dict(kernel_size=2, dilations=(64, 1, 200)), dict(causal=False, dilations=(2, 64))])
+@pytest.mark.parametrize("stack_machine", ["emulated-sm90"], indirect=True)
+def test_tiles(stack_machine, kernel, shape):
+    dtype, device = TILES[kernel]
+    emulated_cuda.emulator.configure(**device, seed=3)
+    wide = dict(residual_channels=70, gate_channels=72, skip_channels=5, cond_channels=37, head_channels=(5, 2))
+    spec = GatedStackSpec(**(SMALL | wide | shape), dtype=dtype)
+    plan = emulated_cuda.cuda.gated_stack_plan(arguments(spec), 1, 300, 300, True, 0)
+    assert plan["kernel"] == kernel
+    stack, stack64 = make_stack(spec)
+    stack64.load_state_dict(stack.state_dict())
+    x, c, _ = make_inputs(spec, 300, batch=1)
+    out = gated_stack(x, pack_gated_stack(stack.weights(), spec), spec, c=c)
+    exact = gated_stack_ref(x.double(), stack64.weights(), in_float32(spec), c=c.double())
+    assert_close(out, stack(x, c), stack64(x.double(), c.double()), None if dtype == "float32" else exact)
+
+
+def test_gated_stack_rows_do_not_depend_on_batch_or_threads(stack_machine):
+    run = stack_on(stack_machine)
     spec = GatedStackSpec(**SMALL)
     stack, _ = make_stack(spec)
     weights = pack_gated_stack(stack.weights(), spec)
     x, c, _ = make_inputs(spec, 200, batch=5)
     lengths = torch.tensor([200, 1, 0, 37, 150])
-    together = gated_stack(x, weights, spec, c=c, lengths=lengths, threads=3)
+    together = run(x, weights, spec, c=c, lengths=lengths, threads=3)
     for row, length in enumerate(lengths.tolist()):
-        alone = gated_stack(x[row : row + 1, :, :length], weights, spec, c=c[row : row + 1, :, :length])
+        alone = run(x[row : row + 1, :, :length], weights, spec, c=c[row : row + 1, :, :length])
         assert torch.equal(together[row, :, :length], alone[0])
         assert not together[row, :, length:].any()
 
@@ -503,7 +605,7 @@ def test_sampler_with_weights_in_registers(machine, size, dtype, rows, hop, sm):
 
 @pytest.mark.parametrize("machine", EMULATED, indirect=True)
 def test_sizes_with_a_kernel_of_their_own(machine, monkeypatch):
-    monkeypatch.setattr(importlib.import_module("fastwave.ops.wavenet_sample"), "_cuda", emulated_cuda.cuda)
+    monkeypatch.setattr(importlib.import_module("fastwave.ops.custom"), "_cuda", emulated_cuda.cuda)
     for size in FAST:
         spec = models.WaveNet(WaveNetConfig(**(TINY | FAST[size]))).stack.spec
         assert has_own_kernel(spec, torch.device("cuda")) == (size in ("64/64", "128/128"))
@@ -608,13 +710,16 @@ PARALLEL = {
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", PARALLEL)
-def test_gated_stack_at_full_size(isa, name, dtype):
+def test_gated_stack_at_full_size(stack_machine, name, dtype):
+    if stack_machine in EMULATED:
+        pytest.skip("too slow")
+    skip_on_cuda(stack_machine, dtype)
     torch.manual_seed(0)
     model = models.ClariNetStudent(PARALLEL[name]).requires_grad_(False)
     flow = model.flows[-1]
     flow.spec = dataclasses.replace(flow.spec, dtype=dtype)
     x, c = torch.randn(1, 1, 1500), torch.rand(1, 80, 1500)
-    out = gated_stack(x, pack_gated_stack(flow.weights(), flow.spec), flow.spec, c=c)
+    out = stack_on(stack_machine)(x, pack_gated_stack(flow.weights(), flow.spec), flow.spec, c=c)
     double = GatedStack(flow.spec).double().requires_grad_(False)
     double.load_state_dict(flow.state_dict())
     reference = double(x.double(), c.double())
@@ -722,12 +827,12 @@ def test_reference_of_a_changed_spec_differs():
 
 
 @pytest.mark.parametrize("shape", ["plain", "no-skip"])
-def test_nan_comes_out_as_nan(isa, shape):
+def test_nan_comes_out_as_nan(stack_machine, shape):
     spec = GatedStackSpec(**(SMALL | SHAPES[shape]))
     stack, _ = make_stack(spec)
     x, c, _ = make_inputs(spec, 60)
     x[0, 0, 30] = math.nan
-    out = gated_stack(x, pack_gated_stack(stack.weights(), spec), spec, c=c)
+    out = stack_on(stack_machine)(x, pack_gated_stack(stack.weights(), spec), spec, c=c)
     assert torch.equal(out.isnan(), stack(x, c).isnan())
     assert out[0].isnan().any() and not out[1].isnan().any()
 

@@ -12,25 +12,11 @@
 // `words` is the block's buffer for that kind and group, from which it sends too.
 #pragma once
 
-#include "cuda/ptx.cuh"
+#include "cuda/wait.cuh"
 
 namespace fastwave::cuda {
 
 enum Message { residual_message, skip_message, sample_message, message_kinds };
-
-// A wait is bounded: a mistake must end in an error, not in a device that hangs.
-constexpr uint64_t patience = 2'000'000'000;  // nanoseconds
-
-template <class Ready>
-__device__ __forceinline__ bool wait_for(const Ready& ready) {
-    if (ready()) return true;
-    const uint64_t start = nanoseconds();
-    do {
-        for (int i = 0; i < 64; ++i)
-            if (ready()) return true;
-    } while (nanoseconds() - start < patience);
-    return false;
-}
 
 // What a hop must know of its block and of the launch.
 struct Place {

@@ -42,4 +42,23 @@ struct SamplePlan {
 };
 SamplePlan wavenet_sample_plan(const StackShape& shape, int64_t rows, int device);
 
+
+// Of a call of gated_stack, every row of a batch, what its tensors are not: see GatedStackParams (params.h), whose
+// pointers are the device's here, each tensor's first row. Of them `workspace` has StackPlan::workspace bytes.
+struct StackBatch {
+    GatedStackParams tensors;
+    int64_t rows;
+    const int64_t* lengths;  // valid columns of each row from -pending on, or null; `tensors.length` has no meaning
+};
+
+// Enqueues it, and does not wait.
+void gated_stack(const StackBatch& call, int device, cudaStream_t stream);
+
+struct StackPlan {
+    std::string kernel;
+    int columns, blocks;  // of a tile; that draw tiles
+    int64_t workspace;    // bytes
+};
+StackPlan gated_stack_plan(const StackBatch& call, int device);
+
 }  // namespace fastwave::cuda

@@ -31,6 +31,25 @@ private:
     int previous_ = 0;
 };
 
+// Of a device what a plan depends on.
+struct Device {
+    int sm, sm_count, shared_bytes;
+
+    explicit Device(int index) {
+        int major, minor;
+        read(&major, cudaDevAttrComputeCapabilityMajor, index);
+        read(&minor, cudaDevAttrComputeCapabilityMinor, index);
+        read(&sm_count, cudaDevAttrMultiProcessorCount, index);
+        read(&shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, index);
+        sm = 10 * major + minor;
+    }
+
+private:
+    static void read(int* value, cudaDeviceAttr attribute, int index) {
+        check(cudaDeviceGetAttribute(value, attribute, index), "cudaDeviceGetAttribute");
+    }
+};
+
 // How the blocks of a launch stand: `cluster` of them along x form a thread-block cluster (1: none; above 1 needs
 // sm_90; above 8 is not portable); all_resident: all run at once, or the launch is an error. Shared memory is all
 // dynamic.

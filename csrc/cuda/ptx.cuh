@@ -55,6 +55,53 @@ __device__ __forceinline__ void mma_bfloat16(float (&d)[4], const uint32_t (&a)[
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
+// Matrices of 8 rows of 16 bytes from shared memory by a warp: lane 8 i + r names row r of matrix i, and lane (g, q)
+// gets word q of row g of each. That is b of mma_bfloat16, for rows that hold a column's depths.
+__device__ __forceinline__ void ldmatrix(uint32_t (&out)[2], const uint32_t* row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
+                 : "=r"(out[0]), "=r"(out[1])
+                 : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(row)))
+                 : "memory");
+}
+
+__device__ __forceinline__ void ldmatrix(uint32_t (&out)[4], const uint32_t* row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
+                 : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(row)))
+                 : "memory");
+}
+
+// ---- from global to shared memory, beside the arithmetic
+// -------------------------------------------------------------
+
+// Copies 16 bytes, or writes zeros where they are not wanted. They are there behind a wait and a barrier; before sm_80
+// at once.
+__device__ __forceinline__ void copy_async(uint32_t* shared, const uint32_t* global, bool wanted) {
+#if __CUDA_ARCH__ >= 800
+    asm volatile(
+        "cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(static_cast<uint32_t>(__cvta_generic_to_shared(shared))),
+        "l"(__cvta_generic_to_global(global)), "r"(wanted ? 16 : 0)
+        : "memory");
+#else
+    *reinterpret_cast<uint4*>(shared) = wanted ? __ldcg(reinterpret_cast<const uint4*>(global)) : uint4{0, 0, 0, 0};
+#endif
+}
+
+// The thread's copies since the last commit are a group.
+__device__ __forceinline__ void commit_copies() {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+
+// Waits for all groups of the thread but the last `left`.
+template <int left>
+__device__ __forceinline__ void wait_copies() {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.wait_group %0;" ::"n"(left) : "memory");
+#endif
+}
+
 // ---- between blocks, through the L2 cache
 // ----------------------------------------------------------------------------
 
@@ -79,6 +126,20 @@ __device__ __forceinline__ uint4 load_relaxed(const uint4* address) {
         : "memory");
     return value;
 }
+
+// A flag: what a thread has written or seen before it is set, is there for whoever has seen it.
+__device__ __forceinline__ void store_release(int* flag, int value) {
+    asm volatile("st.release.gpu.global.s32 [%0], %1;" ::"l"(__cvta_generic_to_global(flag)), "r"(value) : "memory");
+}
+
+__device__ __forceinline__ int load_acquire(const int* flag) {
+    int value;
+    asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(value) : "l"(__cvta_generic_to_global(flag)) : "memory");
+    return value;
+}
+
+// Ends every kernel of the process with an error.
+__device__ __forceinline__ void trap() { asm volatile("trap;"); }
 
 // ---- between the blocks of a cluster; these need sm_90
 // ---------------------------------------------------------------

@@ -12,23 +12,13 @@
 
 #include "cuda/hop.cuh"
 #include "cuda/product.cuh"
+#include "cuda/stack.cuh"
 #include "heads.h"
-#include "params.h"
 
 namespace fastwave::cuda {
 
-constexpr int max_heads = 64;
-
 // One launch: samples [start, start + steps) of every row. Sizes are the stack's (params.h).
-struct SamplerParams {
-    int residual, gate, skip, kernel_size, layers, cond_channels, cond_repeat, in_channels, front_width, heads;
-    bool front_relu;
-    float residual_scale;
-    int dilations[max_layers], head_channels[max_heads];
-    bool head_relu[max_heads];
-
-    const uint32_t *front, *first_layer, *head;         // packed, each behind its bias
-    int64_t layer_words, cond_at, taps_at, product_at;  // of a layer, and where its parts begin
+struct SamplerParams : StackSizes {
     Distribution distribution;
     float log_scale_min, clamp, temperature;
     const float *table, *noise, *c, *g, *forced;
@@ -64,28 +54,6 @@ struct Size {
     static_assert(residual <= gate && residuals <= gates);
 };
 
-// Pieces of the block's shared memory while there is some, then of its part of the workspace. Every thread asks alike.
-struct Arena {
-    unsigned char* shared;
-    int64_t shared_left;
-    unsigned char* global;
-    int64_t global_used;
-
-    template <class T>
-    __host__ __device__ T* take(int64_t count) {
-        const int64_t bytes = (count * static_cast<int64_t>(sizeof(T)) + 15) / 16 * 16;
-        unsigned char* piece = global ? global + global_used : nullptr;
-        if (bytes <= shared_left) {
-            piece = shared;
-            shared += bytes;
-            shared_left -= bytes;
-        } else {
-            global_used += bytes;
-        }
-        return reinterpret_cast<T*>(piece);
-    }
-};
-
 struct Layer {
     const uint32_t *cond, *past, *current, *product;
     const float *bias, *product_bias;
@@ -93,9 +61,6 @@ struct Layer {
     int64_t state_at;
     int reach, dilation;
 };
-
-__host__ __device__ constexpr int padded_rows(int rows) { return (rows + panel - 1) / panel * panel; }
-__host__ __device__ constexpr int larger(int a, int b) { return a > b ? a : b; }
 
 // A block's buffers. What a message fills comes first: it must stand at the same place in every block.
 template <class T, int columns>
@@ -421,14 +386,6 @@ private:
     }
 
     // ---- the layers, on the way of a sample -------------------------------------------------------------------------
-
-    // tanh(filter) sigmoid(gate), by two exponentials and one division; the bounds are those of csrc/cpu/simd.h.
-    __device__ static float gated(float filter, float gate) {
-        const float e = expf(-2.f * fmaxf(-9.5f, fminf(9.5f, filter)));
-        const float h = expf(-fmaxf(-60.f, fminf(60.f, gate)));
-        const float value = (1.f - e) / ((1.f + e) * (1.f + h));
-        return filter != filter || gate != gate ? filter + gate : value;
-    }
 
     template <class Source>
     __device__ void gate_unit(int group, int layer, int unit, const Source& filter_panel, const Source& gate_panel) {

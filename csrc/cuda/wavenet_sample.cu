@@ -16,24 +16,6 @@ namespace {
 constexpr double launch_seconds = 0.1;
 constexpr int64_t first_steps = 32;
 
-struct Device {
-    int sm, sm_count, shared_bytes;
-
-    explicit Device(int index) {
-        int major, minor;
-        read(&major, cudaDevAttrComputeCapabilityMajor, index);
-        read(&minor, cudaDevAttrComputeCapabilityMinor, index);
-        read(&sm_count, cudaDevAttrMultiProcessorCount, index);
-        read(&shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, index);
-        sm = 10 * major + minor;
-    }
-
-private:
-    static void read(int* value, cudaDeviceAttr attribute, int index) {
-        check(cudaDeviceGetAttribute(value, attribute, index), "cudaDeviceGetAttribute");
-    }
-};
-
 struct Kernel {
     const char* name;
     Dtype dtype;
@@ -124,31 +106,11 @@ struct Plan {
     }
 };
 
-void fill_sizes(SamplerParams& p, const StackShape& s) {
-    p.residual = static_cast<int>(s.residual);
-    p.gate = static_cast<int>(s.gate);
-    p.skip = static_cast<int>(s.skip);
-    p.kernel_size = static_cast<int>(s.kernel_size);
-    p.layers = static_cast<int>(s.layers);
-    p.cond_channels = static_cast<int>(s.cond_channels);
-    p.cond_repeat = static_cast<int>(s.cond_repeat);
-    p.in_channels = static_cast<int>(s.in_channels);
-    p.front_width = static_cast<int>(s.front_width);
-    p.front_relu = s.front_relu;
-    p.residual_scale = s.residual_scale;
-    p.heads = static_cast<int>(s.heads);
-    for (int i = 0; i < p.layers; ++i) p.dilations[i] = static_cast<int>(s.dilations[i]);
-    for (int i = 0; i < p.heads; ++i) {
-        p.head_channels[i] = static_cast<int>(s.head_channels[i]);
-        p.head_relu[i] = s.head_relu[i] != 0;
-    }
-}
-
 // The plan for one kernel; without a pipeline where the device cannot run it.
 Plan lay_out(const Kernel& kernel, const StackShape& s, int64_t rows, const Device& device) {
     Plan plan{.kernel = &kernel};
     SamplerParams& p = plan.params;
-    fill_sizes(p, s);
+    p.set_sizes(s);
     p.rows = rows;
     p.shared_bytes = device.shared_bytes;
 
@@ -205,18 +167,7 @@ void wavenet_sample(const WaveNetSampleParams& call, int device, cudaStream_t st
     Plan plan = make_plan(s, call.rows, Device(device));
     SamplerParams& p = plan.params;
 
-    StackWeights weights(call.weights, s);
-    auto words = [](const float* at) { return reinterpret_cast<const uint32_t*>(at); };
-    p.front = words(weights.front_bias);
-    const LayerWeights first = weights.layer(s, 0);
-    p.first_layer = words(first.bias);
-    p.layer_words = weights.base + weights.words - first.bias;
-    p.cond_at = first.cond - first.bias;
-    p.taps_at = first.taps - first.bias;
-    p.product_at = first.product_bias - first.bias;
-    for (int64_t l = 1; l < s.layers; ++l) weights.layer(s, l);
-    p.head = words(weights.base + weights.words);
-
+    p.set_weights(call.weights, s);
     p.distribution = call.distribution;
     p.log_scale_min = call.log_scale_min, p.clamp = call.clamp, p.temperature = call.temperature;
     p.table = call.table, p.noise = call.noise, p.c = call.c, p.g = call.g, p.forced = call.forced;

@@ -14,19 +14,47 @@ import torch
 from torch import Tensor
 from torch.utils.dlpack import to_dlpack
 
+try:
+    from fastwave import _cuda
+except ImportError:  # built without it
+    _cuda = None
+
 __all__ = [
+    "CUDA_DTYPES",
     "argument_schema",
     "arguments",
     "capsule",
+    "cuda_kernels",
+    "current_stream",
     "define",
+    "has_cuda",
     "require_all_cpu",
     "require_cpu",
     "require_one_device",
 ]
 
+CUDA_DTYPES = ("float32", "bfloat16")  # of the products, on a CUDA device
+
 LIBRARY = torch.library.Library("fastwave", "DEF")
 
 SCHEMA_TYPES = {int: "int", float: "float", bool: "bool", str: "str", Sequence[int]: "int[]", Sequence[bool]: "bool[]"}
+
+
+def has_cuda() -> bool:
+    """Whether fastwave was built with its CUDA kernels."""
+    return _cuda is not None
+
+
+def cuda_kernels(name: str, device: torch.device):
+    """The CUDA module, for what ``name`` says is on that device; ValueError if there is none."""
+    if _cuda is None:
+        raise ValueError(f"{name} must be on cpu, as fastwave is built without CUDA, got {device}")
+    return _cuda
+
+
+def current_stream(tensor: Tensor) -> int:
+    """The handle of the stream that the tensor's device works on."""
+    return torch.cuda.current_stream(tensor.device).cuda_stream
 
 
 def argument_schema(*specs: type) -> str:

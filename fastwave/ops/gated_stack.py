@@ -25,7 +25,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastwave import _cpu
-from fastwave.ops.custom import argument_schema, arguments, capsule, define, require_all_cpu
+from fastwave.ops.custom import (
+    argument_schema,
+    arguments,
+    capsule,
+    cuda_kernels,
+    current_stream,
+    define,
+    require_one_device,
+)
 from fastwave.ops.rounding import DTYPES, rounded
 
 __all__ = ["GatedStackSpec", "GatedStackWeights", "gated_stack", "gated_stack_ref", "initial_state"]
@@ -408,7 +416,9 @@ def gated_stack(
     last: bool = True,
     threads: int = 1,
 ) -> Tensor:
-    """The op on the kernels; float32 tensors, and arguments as in gated_stack_ref, but for these.
+    """The op on the kernels, of the CPU or of a CUDA device, as the tensors are.
+
+    float32 tensors, and arguments as in gated_stack_ref, but for these.
 
     A stack that looks ahead may carry state too. It then makes, of ``pending`` columns that earlier calls took and did
     not make and of the ``time`` new ones of x, all but the last ``look_ahead``; and those too in the last call. What
@@ -420,13 +430,14 @@ def gated_stack(
         projected: what fastwave.ops.project made of c and g, in their place: the same bits come out.
         pending: columns that are pending: as many as all earlier calls took, at most spec.look_ahead.
         last: whether no more columns will come.
-        threads: rows of the batch run on up to so many threads.
+        threads: rows of the batch run on up to so many threads; of no meaning on a CUDA device, where the call returns
+            before the work is done, as torch's do.
 
     Raises:
-        ValueError: a tensor of another shape, dtype, device or layout; the message names it.
+        ValueError: a tensor of another shape, dtype, device or layout, or int8 on a CUDA device; the message names it.
     """
     optional = (c, projected, g, u, y, interpolation, lengths, state)
-    require_all_cpu({"x": x, "weights": weights}, **dict(zip(OPTIONAL, optional, strict=True)))
+    require_one_device({"x": x, "weights": weights}, **dict(zip(OPTIONAL, optional, strict=True)))
     return torch.ops.fastwave.gated_stack(
         x, weights, *optional, reverse=reverse, pending=pending, last=last, threads=threads, **arguments(spec)
     )
@@ -435,11 +446,41 @@ def gated_stack(
 OPTIONAL = ("c", "projected", "g", "u", "y", "interpolation", "lengths", "state")  # tensors, in the schema's order
 
 
-def _gated_stack(x, weights, *optional, reverse, pending, last, threads, **spec):
+def _gated_stack(x, weights, *optional, threads, **named):
+    return _run(_cpu, x, weights, optional, {"threads": threads}, **named)
+
+
+def _gated_stack_cuda(x, weights, *optional, threads, **named):
+    kernels = cuda_kernels("x", x.device)
+    tensors = dict(zip(OPTIONAL, optional, strict=True))
+    lengths, columns = tensors["lengths"], named["pending"] + x.shape[-1]
+    # a graph is captured without looking at values; the kernel bounds them by itself
+    unknown = lengths is None or not lengths.numel() or torch.cuda.is_current_stream_capturing()
+    if not (unknown or 0 <= lengths.min() <= lengths.max() <= columns):
+        raise ValueError(f"lengths must be between 0 and {columns}, got {lengths.tolist()}")
+    machine = {"stream": current_stream(x), "workspace": capsule(_workspace(kernels, x, tensors, **named))}
+    return _run(kernels, x, weights, optional, machine, **named)
+
+
+def _workspace(kernels, x, tensors, *, reverse, pending, last, **spec):
+    """What a call on a CUDA device needs of memory beside its tensors."""
+    conditioning = tensors["c"] if tensors["projected"] is None else None
+    plan = kernels.gated_stack_plan(
+        spec,
+        batch=max(1, len(x)),
+        time=x.shape[-1],
+        cond_time=0 if conditioning is None else conditioning.shape[-1],
+        last=last,
+        device=x.device.index or 0,
+    )
+    return x.new_empty(plan["workspace"] // x.itemsize)
+
+
+def _run(kernels, x, weights, optional, machine, *, reverse, pending, last, **spec):
     out = _empty_output(x, pending, last, spec)
     tensors = dict(zip(OPTIONAL, optional, strict=True))
     tensors["state"] = contiguous_state(tensors["state"])
-    _cpu.gated_stack(
+    kernels.gated_stack(
         spec,
         x=capsule(x),
         weights=capsule(weights),
@@ -447,8 +488,8 @@ def _gated_stack(x, weights, *optional, reverse, pending, last, threads, **spec)
         reverse=reverse,
         pending=pending,
         last=last,
-        threads=threads,
         **{name: capsule(tensor) for name, tensor in tensors.items()},
+        **machine,
     )
     return out
 
@@ -463,6 +504,7 @@ define(
     " bool reverse, int pending, bool last, int threads,"
     f" {argument_schema(GatedStackSpec)}) -> Tensor",
     cpu=_gated_stack,
+    cuda=_gated_stack_cuda,
     fake=_fake_gated_stack,
 )
 

@@ -16,18 +16,19 @@ from torch.nn import functional as F
 
 from fastwave import _cpu
 from fastwave.ops import heads
-from fastwave.ops.custom import argument_schema, arguments, capsule, define, require_one_device
+from fastwave.ops.custom import (
+    argument_schema,
+    arguments,
+    capsule,
+    cuda_kernels,
+    current_stream,
+    define,
+    require_one_device,
+)
 from fastwave.ops.gated_stack import GatedStackSpec, GatedStackWeights, contiguous_state, gated_stack_ref
 
-try:
-    from fastwave import _cuda
-except ImportError:  # built without it
-    _cuda = None
-
 __all__ = [
-    "CUDA_DTYPES",
     "HeadSpec",
-    "has_cuda",
     "has_own_kernel",
     "initial_sampler_state",
     "sampler_state_size",
@@ -35,7 +36,6 @@ __all__ = [
     "wavenet_sample_ref",
 ]
 
-CUDA_DTYPES = ("float32", "bfloat16")
 DISTRIBUTIONS = ("gaussian", "mixture_of_gaussians", "mixture_of_logistics", "softmax")
 
 
@@ -63,14 +63,10 @@ class HeadSpec:
         return 1 if self.distribution in ("gaussian", "softmax") else n_params // 3 + 1
 
 
-def has_cuda() -> bool:
-    """Whether fastwave was built with its CUDA kernels."""
-    return _cuda is not None
-
-
 def has_own_kernel(spec: GatedStackSpec, device: torch.device) -> bool:
     """Whether one row of such a stack runs on a CUDA kernel for its sizes, not on the general one, which is slower."""
-    return not _cuda.wavenet_sample_plan(arguments(spec), 1, device.index or 0)["general"]
+    kernels = cuda_kernels("device", device)
+    return not kernels.wavenet_sample_plan(arguments(spec), 1, device.index or 0)["general"]
 
 
 def sampler_state_size(spec: GatedStackSpec) -> int:
@@ -211,17 +207,16 @@ def _wavenet_sample(noise, weights, c, g, table, forced, lengths, state, *, thre
 
 
 def _wavenet_sample_cuda(noise, weights, c, g, table, forced, lengths, state, *, threads, **named):
-    if _cuda is None:
-        raise ValueError(f"noise must be on cpu, as fastwave is built without CUDA, got {noise.device}")
+    kernels = cuda_kernels("noise", noise.device)
     if lengths is not None and lengths.numel() and not 0 <= lengths.min() <= lengths.max() <= noise.shape[-1]:
         raise ValueError(f"lengths must be between 0 and {noise.shape[-1]}, got {lengths.tolist()}")
     tensors = {"weights": weights, "c": c, "g": g, "table": table, "forced": forced, "lengths": lengths}
-    plan = _cuda.wavenet_sample_plan(_stack(named), max(1, len(noise)), noise.device.index)
+    plan = kernels.wavenet_sample_plan(_stack(named), max(1, len(noise)), noise.device.index)
     machine = {
         "workspace": capsule(noise.new_empty(plan["workspace"] // noise.itemsize)),
-        "stream": torch.cuda.current_stream(noise.device).cuda_stream,
+        "stream": current_stream(noise),
     }
-    return _run(_cuda, noise, tensors, state, machine, **named)
+    return _run(kernels, noise, tensors, state, machine, **named)
 
 
 def _stack(named: dict) -> dict:

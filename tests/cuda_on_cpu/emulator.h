@@ -14,6 +14,7 @@
 #include <csetjmp>
 #include <cstdint>
 #include <cstring>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -58,6 +59,11 @@ struct Block {
     std::unique_ptr<unsigned char[]> storage;
 };
 
+struct Copy {  // 16 bytes; null: zeros
+    void* to;
+    const void* from;
+};
+
 struct Fiber {
     Block* block = nullptr;
     Dim thread;
@@ -66,7 +72,10 @@ struct Fiber {
     bool spun = false;                  // waits for its warp's next turn
     const uint64_t* watched = nullptr;  // waits until this changes
     uint64_t seen = 0;
-    const char* where = "";  // it waits, or spins
+    const char* where = "";       // it waits, or spins
+    std::deque<Copy> copies;      // asynchronous ones under way, the oldest first
+    std::deque<unsigned> groups;  // how many of them belong to each group
+    unsigned uncommitted = 0;     // and to none yet
     std::jmp_buf at;
     std::unique_ptr<ucontext_t> start;
 };

@@ -4,6 +4,7 @@
 #include <cuda_runtime.h>
 
 #include <stdexcept>
+#include <utility>
 
 namespace fastwave::cuda {
 
@@ -44,12 +45,54 @@ inline void mma_bfloat16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (
     }
 }
 
+template <int count>
+void ldmatrix(uint32_t (&out)[count], const uint32_t* row) {
+    require_sm(75, "ldmatrix");
+    const auto rows = emulator::exchange(~0u, row, "ldmatrix");
+    const unsigned g = emulator::current->lane / 4, q = emulator::current->lane % 4;
+    for (int i = 0; i < count; ++i) {
+        if (reinterpret_cast<uintptr_t>(rows[8 * i + g]) % 16) throw std::logic_error("ldmatrix: a row is not aligned");
+        out[i] = rows[8 * i + g][q];
+    }
+    __syncwarp();  // nobody writes to a row before all have read it
+}
+
+// Copies happen as late as they may: when they are waited for.
+inline void copy_async(uint32_t* shared, const uint32_t* global, bool wanted) {
+    if (reinterpret_cast<uintptr_t>(shared) % 16 || reinterpret_cast<uintptr_t>(global) % 16)
+        throw std::logic_error("copy_async: an address is not aligned");
+    emulator::current->copies.push_back({shared, wanted ? global : nullptr});
+    ++emulator::current->uncommitted;
+}
+
+inline void commit_copies() { emulator::current->groups.push_back(std::exchange(emulator::current->uncommitted, 0)); }
+
+template <int left>
+void wait_copies() {
+    emulator::Fiber& self = *emulator::current;
+    for (; self.groups.size() > left; self.groups.pop_front())
+        for (unsigned i = 0; i < self.groups.front(); ++i, self.copies.pop_front()) {
+            const emulator::Copy& copy = self.copies.front();
+            const uint4 zeros = {};
+            std::memcpy(copy.to, copy.from ? copy.from : &zeros, 16);
+        }
+}
+
 inline void store_relaxed(uint4* address, const uint4& value) { *address = value; }
 
 inline uint4 load_relaxed(const uint4* address) {
     emulator::spin("load_relaxed");
     return *address;
 }
+
+inline void store_release(int* flag, int value) { *flag = value; }
+
+inline int load_acquire(const int* flag) {
+    emulator::spin("load_acquire");
+    return *flag;
+}
+
+inline void trap() { throw std::runtime_error("trap"); }
 
 inline void cluster_sync() {
     require_sm(90, "cluster_sync");
