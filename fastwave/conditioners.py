@@ -49,7 +49,7 @@ def _upsample(mel: Tensor, weights: Tensor, spec: UpsampleSpec, start: int, end:
 
 
 class TorchConditioner:
-    """The conditioning of a model that does it in torch.
+    """The conditioning of a model that does it in torch, as all do on a CUDA device.
 
     There the bits of a column may depend on how many are made at once, so it is always the same number of frames, but
     at the end of an utterance.
@@ -64,6 +64,7 @@ class TorchConditioner:
     def columns(self, mel: Tensor, first: int, end: int, start: int, threads: int) -> list[Tensor]:
         """See Conditioner.columns."""
         rate, parts = self.model.condition_rate, []
+        mel = mel.to(next(self.model.parameters()).device)
         for at in range(start, end, self.grid):
             stop = min(at + self.grid, end)
             left = max(first, at - self.behind)
@@ -132,4 +133,5 @@ class FrameConditioner:
 
 def make_conditioner(model: models.Model) -> Conditioner | TorchConditioner:
     """The conditioner of a model whose stages read its conditioning as it is."""
-    return Conditioner(model) if isinstance(model.upsampler, Upsampler) else TorchConditioner(model)
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    return Conditioner(model) if on_cpu and isinstance(model.upsampler, Upsampler) else TorchConditioner(model)

@@ -3,6 +3,8 @@
 A runner's ``start`` gives a function that takes the blocks of one batch of utterances in turn, their noise and what the
 runner's ``conditioner`` makes of their mels, and returns the samples that they add; a model that looks ahead adds them
 late.
+
+The model, and all that is done, is on the runner's ``device``; noise comes from the CPU, and samples go there.
 """
 
 from __future__ import annotations
@@ -29,10 +31,7 @@ BLOCK_FRAMES = 32  # that generate() hands to a runner at once: enough to hide t
 
 
 class Autoregressive:
-    """Runs a WaveNet on wavenet_sample, block by block.
-
-    On a CUDA device the samples are made there; the conditioning, which comes and goes block by block, on the CPU.
-    """
+    """Runs a WaveNet on wavenet_sample, block by block."""
 
     streams, look_ahead, block_frames = True, 0, BLOCK_FRAMES
 
@@ -40,7 +39,7 @@ class Autoregressive:
         self.model, self.head, self.device = model, model.config.head_spec(), device
         self.conditioner = make_conditioner(model)
         self.spec = dataclasses.replace(model.stack.spec, dtype=dtype)
-        self.weights = pack_gated_stack(model.stack.weights(), self.spec).to(device)
+        self.weights = pack_gated_stack(model.stack.weights(), self.spec)
         softmax = model.config.distribution == "softmax"
         self.table = model.distribution.decode_table().to(device) if softmax else None
         if device.type == "cuda" and not has_own_kernel(self.spec, device):
@@ -53,8 +52,7 @@ class Autoregressive:
     def start(self, batch: int, threads: int | None, speaker: Tensor | None) -> Callable[..., Tensor]:
         device = self.device
         state = initial_sampler_state(self.spec, batch, self.model.first_input().detach().to(device), device=device)
-        g, at = self.model.global_vectors(speaker), 0
-        g = None if g is None else g.to(device)
+        g, at = self.model.global_vectors(None if speaker is None else speaker.to(device)), 0
 
         def run(noise: Tensor, c: Sequence[Tensor], lengths: Tensor | None, temperature: float, last: bool) -> Tensor:
             nonlocal at
@@ -67,7 +65,7 @@ class Autoregressive:
                 self.spec,
                 self.head,
                 state=state,
-                c=c[0].to(device),
+                c=c[0],
                 g=g,
                 table=self.table,
                 temperature=temperature,
@@ -80,6 +78,7 @@ class Autoregressive:
 
 
 CHUNK = 96  # columns that gated_stack takes through a layer at once
+CUDA_CHUNK = 2**16  # on CUDA, of all rows together, so that each multiprocessor has some
 PROJECTED_BYTES = 2**29  # of projected conditioning that an utterance may wait for
 
 
@@ -87,11 +86,10 @@ class Parallel:
     """Runs a parallel model's stages on gated_stack; one that turns time around sees the whole utterance at once."""
 
     def __init__(self, model: models.ParallelModel, dtype: str, device: torch.device):
-        if device.type != "cpu":
-            raise ValueError(f"device must be cpu for a parallel model, got {str(device)!r}")
-        self.model, self.stages = model, model.stages()
+        on_cpu = device.type == "cpu"
+        self.model, self.stages, self.device = model, model.stages(), device
         self.specs = [dataclasses.replace(stage.stack.spec, dtype=dtype) for stage in self.stages]
-        if commutes(model, self.stages):
+        if on_cpu and commutes(model, self.stages):
             self.conditioner = FrameConditioner(model)
             frame = dict(cond_repeat=model.config.mel.hop_length, cond_taps=self.conditioner.taps)
             self.specs = [dataclasses.replace(spec, **frame) for spec in self.specs]
@@ -102,10 +100,11 @@ class Parallel:
             if stage.stack not in packed:
                 packed[stage.stack] = pack_gated_stack(stage.stack.weights(), spec)
         self.weights = [packed[stage.stack] for stage in self.stages]
-        self.shared = self._shared()
+        self.shared = self._shared() if on_cpu else {}
         # so many that the stage with the fewest columns too makes a chunk of them with each reading of its weights
         widest = max(stage.group for stage in self.stages)
-        self.block_frames = max(BLOCK_FRAMES, CHUNK * widest // model.config.mel.hop_length)
+        chunk = CHUNK if on_cpu else CUDA_CHUNK
+        self.block_frames = max(BLOCK_FRAMES, chunk * widest // model.config.mel.hop_length)
         self.streams = not any(stage.reverse for stage in self.stages)
         self.look_ahead = sum(
             spec.look_ahead * stage.group for stage, spec in zip(self.stages, self.specs, strict=True)
@@ -144,8 +143,10 @@ class Parallel:
                 columns.append(new)
             for first in set(self.shared.values()) if c else ():
                 lanes[first].project(c[0])
+            lengths = None if lengths is None else lengths.to(self.device)
             wave = self.model.synthesize(
-                noise * temperature, lambda i, x, *others, y=None: lanes[i].run(x, others, y, lengths, last)
+                noise.to(self.device) * temperature,
+                lambda i, x, *others, y=None: lanes[i].run(x, others, y, lengths, last),
             )[:, 0]
             sample = min(lane.first * lane.stage.group for lane in lanes)
             for columns, rate in zip(conditioning, self.conditioner.rates, strict=True):
@@ -153,7 +154,7 @@ class Parallel:
             for first in set(self.shared.values()):
                 stage, spec = self.stages[first], self.specs[first]
                 lanes[first].projected.forget(sample // (stage.group * spec.cond_repeat))
-            return wave
+            return wave.cpu()
 
         return run
 
@@ -211,7 +212,7 @@ class _Lane:
         self.stage, self.spec, self.weights = runner.stages[i], runner.specs[i], runner.weights[i]
         self.conditioning = conditioning
         self.threads = choose_threads(threads, batch, self.spec, sampling=False)
-        self.state = initial_state(self.spec, batch) if runner.streams else None
+        self.state = initial_state(self.spec, batch, device=runner.device) if runner.streams else None
         self.taken, self.waiting, self.held, self.projected = 0, None, None, None
         # columns that the conditioner makes to one that the stage reads
         hop_length = runner.model.config.mel.hop_length

@@ -70,8 +70,8 @@ class Vocoder:
 
     Args:
         model: a model of fastwave.models; its weights are copied, so later changes of it do not show.
-        device: "cpu"; for a WaveNet "cuda" or "cuda:1" too, where fastwave was built with CUDA. Mels and waveforms are
-            on the CPU in any case. Sizes that no CUDA kernel is made for run on a slower one, and a warning says so.
+        device: "cpu", or "cuda" or "cuda:1" where fastwave was built with CUDA. Mels and waveforms are on the CPU in
+            any case. A WaveNet whose sizes no CUDA kernel is made for runs on a slower one, and a warning says so.
         dtype: of the layers' products, "float32", "bfloat16" or "int8" (fastwave.ops.rounding; not on CUDA); torch's
             names do too.
         threads: how many; None: as many as there is work and are processors for (fastwave.threads).
@@ -91,7 +91,8 @@ class Vocoder:
         self.model, self.threads = copy.deepcopy(model).float().eval(), check_threads(threads)
         self.config, self.mel_spec = model.config, model.config.mel
         runner = Autoregressive if isinstance(model, models.WaveNet) else Parallel
-        self._runner = runner(self.model, dtype, place)
+        there = self.model if place.type == "cpu" else copy.deepcopy(self.model).to(place)
+        self._runner = runner(there, dtype, place)
         self._conditioner = self._runner.conditioner
 
     @property

@@ -2,8 +2,10 @@
 invert."""
 
 import dataclasses
+import importlib
 import math
 
+import emulated_cuda
 import pytest
 import torch
 from refusals import assert_refused
@@ -11,6 +13,7 @@ from refusals import assert_refused
 import fastwave
 from fastwave import models
 from fastwave.audio import MelSpec
+from fastwave.conditioners import TorchConditioner
 from fastwave.models import (
     ClariNetStudentConfig,
     DiffWaveConfig,
@@ -21,6 +24,7 @@ from fastwave.models import (
     WGWaveNetConfig,
 )
 from fastwave.models.base import MODELS
+from fastwave.ops.custom import has_cuda
 
 MEL = MelSpec(sample_rate=8000, n_fft=64, hop_length=16, win_length=64, n_mels=6, fmax=4000.0)
 FRAMES = 100  # more than the kernels run at once
@@ -133,6 +137,51 @@ def test_kernels_and_float64(name):
     assert exact.dtype == torch.float64
     assert_near(make(name).generate(mel, noise=noise).double(), exact)
     assert_near(fastwave.Vocoder(make(name)).generate(mel, noise=noise).double(), exact)
+
+
+@every
+def test_stacks_on_an_emulated_gpu(name, monkeypatch):
+    """All that the models ask of gated_stack; and that their streams carry over its calls."""
+    if emulated_cuda.cuda is None:
+        pytest.skip("not built: make cuda_on_cpu")
+    monkeypatch.setattr(importlib.import_module("fastwave.ops.gated_stack"), "_cpu", emulated_cuda.Kernels)
+    emulated_cuda.emulator.configure(sm=90, seed=1)
+    model, mel = make(name), mels(frames=9)
+    vocoder = fastwave.Vocoder(model)
+    wave = vocoder.generate(mel, seed=3)
+    assert_near(wave, model.generate(mel, seed=3))
+    if vocoder.streams:
+        assert_near(torch.cat(list(vocoder.stream(mel.split(4, 2), seed=3)), 1), wave, 1e-6)
+    emulated_cuda.emulator.configure()
+
+
+@every
+def test_generate_on_cuda(name):
+    if not (has_cuda() and torch.cuda.is_available()):
+        pytest.skip("no CUDA device")
+    model, mel, lengths = make(name), mels(), torch.tensor([FRAMES, 37])
+    vocoder = fastwave.Vocoder(model, device="cuda")
+    wave = vocoder.generate(mel, seed=3, lengths=lengths)
+    assert wave.device.type == "cpu"
+    assert_near(wave, fastwave.Vocoder(model).generate(mel, seed=3, lengths=lengths), 1e-4)
+    if vocoder.streams:
+        chunks = torch.cat(list(vocoder.stream(mel.split(7, 2), seed=3)), 1)
+        assert_near(chunks, vocoder.generate(mel, seed=3), 1e-5)
+
+
+@every
+def test_conditioning_in_torch(name):
+    """As a GPU's is made."""
+    model, mel = make(name), mels()
+    conditioner = TorchConditioner(model)
+    whole = model.condition(mel)
+    parts, first = [], 0
+    for end in (24, 64, FRAMES):
+        behind = max(0, first - conditioner.behind)
+        window = mel[..., behind : end + conditioner.ahead]
+        parts += conditioner.columns(window, behind, end, first, 1)
+        first = end
+    assert_near(torch.cat(parts, 2), whole)
 
 
 @every
