@@ -384,6 +384,7 @@ def test_cases_of_a_gpu(cpu_as_gpu, monkeypatch):
     if emulated_cuda.cuda is None:
         pytest.skip("not built: make cuda_on_cpu")
     monkeypatch.setattr("fastwave._cuda", emulated_cuda.cuda, raising=False)
+    monkeypatch.setattr("benchmarks.gpu.workloads.captured", lambda run: run)
     device = Device(operations={"float32": 1e9, "bfloat16": 2e9}, bandwidth=1e9)
     cases = [
         GPUCase(name="sampler", make=lambda: DeviceSampler(TEACHER, 2, "cpu"), samples=8),
@@ -395,8 +396,9 @@ def test_cases_of_a_gpu(cpu_as_gpu, monkeypatch):
     for case in cases:
         result = gpu_run.measure(case, device, PROBES)
         assert result["case"] == case.name and set(result["kernels"]) == {"float32", "bfloat16"}
-        assert "PyTorch" in result["baselines"]
-        assert result["missing"] and all("graph" in name for name in result["missing"])
+        rivals = {"PyTorch"} if not case.parallel else {"PyTorch", "PyTorch, bfloat16", "CUDA graph, bfloat16"}
+        assert set(result["baselines"]) == rivals
+        assert set(result["missing"]) == ({"CUDA graph"} if not case.parallel else set())
         for ours in result["kernels"].values():
             assert ours["min"] <= ours["samples_per_second"] <= ours["max"] and ours["bytes"] == 7
             assert ours["share"] > 0 and set(ours["ratios"]) == set(result["baselines"])

@@ -56,7 +56,7 @@ class DeviceSampler(Sampler):
 
 
 class DeviceStacks(Stacks):
-    """gated_stack; PyTorch in float32, whose convolutions may use TF32, and in bfloat16."""
+    """gated_stack, all calls as one CUDA graph; PyTorch in float32, whose convolutions may use TF32, and in bfloat16."""
 
     def __init__(self, specs: list[GatedStackSpec], sample_rate: int, batch: int, device: str, compiled: bool = False):
         super().__init__(specs, sample_rate, batch, device)
@@ -66,6 +66,9 @@ class DeviceStacks(Stacks):
     def bytes(self) -> float:
         """That a sample must be read and written with: each stack's x, c and output, in float32."""
         return sum(4 * (s.in_channels + s.out_channels + s.cond_channels / s.cond_repeat) for s in self.specs)
+
+    def kernels(self, samples: int, dtype: str, threads: int) -> Run:
+        return captured(super().kernels(samples, dtype, threads))
 
     def baselines(self, threads: int) -> dict[str, Callable[[int], Run]]:
         halves = ConvolutionStacks([copy.deepcopy(stack).bfloat16() for stack in self.stacks])
@@ -114,7 +117,7 @@ class Chunk(DeviceStacks):
             for spec, weights, state in zip(specs, packed, states, strict=True):
                 y = gated_stack(y, weights, spec, c=c, state=state)
 
-        return run
+        return captured(run)
 
 
 def _sampler(config: WaveNetConfig, batch: int) -> Callable[[], DeviceSampler]:
