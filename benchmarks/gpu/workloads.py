@@ -56,7 +56,7 @@ class DeviceSampler(Sampler):
 
 
 class DeviceStacks(Stacks):
-    """gated_stack, all calls as one CUDA graph; PyTorch in float32, whose convolutions may use TF32, and in bfloat16."""
+    """gated_stack, all calls as one CUDA graph; PyTorch in float32, whose convolutions use TF32, and in bfloat16."""
 
     def __init__(self, specs: list[GatedStackSpec], sample_rate: int, batch: int, device: str, compiled: bool = False):
         super().__init__(specs, sample_rate, batch, device)
