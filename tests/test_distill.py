@@ -186,9 +186,10 @@ def test_a_student_to_start_with(tmp_path, teacher):
     torch.manual_seed(2)
     first = ClariNetStudent(dataclasses.replace(STUDENT, upsampler="nearest"))
     first.save(tmp_path / "student")
-    training = DistillationTraining(teacher=teacher, student=str(tmp_path / "student"), data=tmp_path, out=tmp_path)
+    training = DistillationTraining(teacher=teacher, start=str(tmp_path / "student"), data=tmp_path, out=tmp_path)
     assert training.model_config([]) == STUDENT
-    objective = Distillation(ClariNetStudent(STUDENT), training)
+    objective = Distillation(training.make_model([]), training)
+    assert objective.model.config == STUDENT
     torch.testing.assert_close(objective.model.flows.state_dict(), first.flows.state_dict(), rtol=0, atol=0)
 
 
@@ -213,9 +214,9 @@ def test_learns_from_speech(tmp_path, teacher, kl):
     [
         ({"teacher": "nobody"}, "no voice 'nobody'"),
         ({"teacher": "lj"}, "teacher must be a Gaussian WaveNet, got 'lj'"),
-        ({"student": "lj-teacher"}, "student must be a ClariNetStudent, got 'lj-teacher'"),
+        ({"start": "lj-teacher"}, "start must be a ClariNetStudent, got 'lj-teacher'"),
         ({"config": "student-1.json"}, "config must have the teacher's mel"),
-        ({"config": "student-1.json", "student": "lj"}, "config must be absent where there is a student"),
+        ({"config": "student-1.json", "start": "lj"}, "config must be absent where there is a start"),
         ({"stft_weight": -1.0}, "stft_weight must be at least 0, got -1.0"),
     ],
 )

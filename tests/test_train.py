@@ -257,6 +257,19 @@ def test_it_learns(options, kind, drop):
     assert loop.validation_loss(loaded, dataset, training.seed) == pytest.approx(last["validation_loss"], rel=1e-5)
 
 
+@pytest.mark.parametrize("with_config", [False, True])
+def test_a_model_to_start_with(options, tmp_path, with_config):
+    torch.manual_seed(5)
+    first = models.WaveNet(TEACHER)
+    first.save(tmp_path / "first")
+    training = options(start=str(tmp_path / "first"), steps=1, learning_rate=1e-9)
+    training = training if with_config else dataclasses.replace(training, config=None)
+    loop.run(training, quiet=True)
+    last = models.load(training.out / "model")
+    assert last.config == first.config
+    torch.testing.assert_close(last.state_dict(), first.state_dict(), rtol=0, atol=1e-8)
+
+
 @pytest.mark.parametrize("kind", [TeacherTraining, StudentTraining])
 def test_an_interrupted_run_ends_like_another(options, kind, monkeypatch, tmp_path):
     whole = options(kind, out=tmp_path / "whole", interval=4)
@@ -338,12 +351,15 @@ def test_output(options, capsys):
         ({"device": "cuda:99"}, "device must be one that is here"),
         ({"min_sample_rate": 8001}, "clips must have one of 1280 samples or more at 8000 Hz, got none"),
         ({"exclude_clips": ("*",)}, "clips must have one of 1280 samples or more at 8000 Hz, got none"),
+        ({"start": "nobody"}, "no voice 'nobody'"),
+        ({"start": "lj"}, "start must be a WaveNet, got 'lj'"),
+        ({"start": "lj-teacher"}, "start must have the shape that config says, got 'lj-teacher'"),
         ({"validation_clips": ("nobody",)}, "clips must be names of clips or globs of them, got 'nobody'"),
     ],
 )
 def test_bad_options(options, changes, message):
     training = options(**changes)
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises((ValueError, FileNotFoundError), match=re.escape(message)):
         loop.run(training, quiet=True)
     assert not training.out.exists()
 

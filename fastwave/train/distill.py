@@ -48,8 +48,6 @@ class Distillation(Objective):
         super().__init__(model, training)
         device = next(model.parameters()).device
         self.teacher = training.make_teacher().to(device).requires_grad_(False)
-        if training.student is not None:
-            model.flows.load_state_dict(training.first_student().flows.state_dict())
         model.upsampler.load_state_dict(self.teacher.upsampler.state_dict())
         model.upsampler.requires_grad_(False)
         rate = model.config.mel.sample_rate
@@ -82,7 +80,7 @@ class DistillationTraining(Training):
 
     Attributes:
         teacher: name of a bundled voice, or a model's folder.
-        student: a student whose flows, and their shape, this one starts with: a voice or a folder.
+        start: a student whose flows, and their shape, this one starts with.
         kl: "reverse": KL(q || p); "forward": KL(p || q) (Eq. 11).
         regularizer: lambda of Eq. 10.
         stft: the STFT loss: "clarinet": the paper's; "ksw0306": that of ksw0306/ClariNet.
@@ -91,7 +89,6 @@ class DistillationTraining(Training):
     """
 
     teacher: str
-    student: str | None = None
     learning_rate: float = 1e-3
     clip_norm: float = 10.0
     precision: Literal["bfloat16", "float32"] = "float32"
@@ -111,19 +108,15 @@ class DistillationTraining(Training):
             raise ValueError(f"teacher must be a Gaussian WaveNet, got {self.teacher!r}")
         return teacher
 
-    def first_student(self) -> ClariNetStudent:
-        """ValueError where ``student`` is not one."""
-        student = models.load(find_voice(self.student))
-        if not isinstance(student, ClariNetStudent):
-            raise ValueError(f"student must be a ClariNetStudent, got {self.student!r}")
-        return student
+    def take_weights(self, model: ClariNetStudent, start: ClariNetStudent) -> None:
+        model.flows.load_state_dict(start.flows.state_dict())
 
     def model_config(self, clips: Sequence[Clip]) -> ClariNetStudentConfig:
-        """The shape of ``config``, of ``student``, or else the built-in one, under the teacher's conditioner."""
+        """The shape of ``config``, of ``start``, or else the built-in one, under the teacher's conditioner."""
         teacher = self.make_teacher().config
         conditioner = {name: getattr(teacher, name) for name in CONDITIONER}
-        if self.student is not None:
-            return dataclasses.replace(self.first_student().config, **conditioner)
+        if self.start is not None:
+            return dataclasses.replace(self.first_model().config, **conditioner)
         if self.config is None:
             return ClariNetStudentConfig(**SHAPE, **conditioner)
         config = super().model_config(clips)
@@ -134,8 +127,8 @@ class DistillationTraining(Training):
 
     def check(self) -> None:
         super().check()
-        if self.student is not None and self.config is not None:
-            raise ValueError(f"config must be absent where there is a student, got {str(self.config)!r}")
+        if self.start is not None and self.config is not None:
+            raise ValueError(f"config must be absent where there is a start, got {str(self.config)!r}")
         for name in ("regularizer", "stft_weight", "power_weight"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")

@@ -37,11 +37,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from fastwave import checkpoint
+from fastwave import checkpoint, models
 from fastwave.models import Model
 from fastwave.train import processes
 from fastwave.train.board import Board
 from fastwave.train.data import Batches, Clip, Dataset, Segments, find_clips, select, standardized
+from fastwave.vocoder import find_voice
 
 __all__ = ["HalvingTraining", "Learner", "Objective", "Training", "TrainingOptions", "fit", "run"]
 
@@ -103,6 +104,8 @@ class TrainingOptions(abc.ABC):
         out: folder of checkpoint.pt, log.jsonl and model/ (for fastwave.load); a run that is there is resumed.
         config: JSON file with the model's whole configuration, in place of the built-in one, whose mel is z-scored with
             the statistics of the training clips.
+        start: name of a bundled voice, or a model's folder, whose weights the run starts with; and whose configuration
+            is taken, where there is no ``config``.
         validation_clips: names of clips, or globs of them, that give the validation loss.
         exclude_clips: names of clips, or globs of them, that are left out: the test clips.
         min_sample_rate: train on no files below this rate, Hz.
@@ -129,6 +132,7 @@ class TrainingOptions(abc.ABC):
     data: Path
     out: Path
     config: Path | None = None
+    start: str | None = None
     validation_clips: tuple[str, ...] = ()
     exclude_clips: tuple[str, ...] = ()
     min_sample_rate: int = 0
@@ -157,7 +161,9 @@ class TrainingOptions(abc.ABC):
         """The learning rate of the update that follows ``step`` updates."""
 
     def model_config(self, clips: Sequence[Clip]):
-        """The configuration in the file ``config``, or else the preset with the statistics of ``clips``."""
+        """That in the file ``config``, that of ``start``, or the preset with the statistics of ``clips``."""
+        if self.config is None and self.start is not None:
+            return self.first_model().config
         if self.config is None:
             return dataclasses.replace(self.preset, mel=standardized(self.preset.mel, clips))
         try:
@@ -165,6 +171,29 @@ class TrainingOptions(abc.ABC):
         except ValueError as error:
             raise ValueError(f"config must be a JSON file, got {str(self.config)!r}: {error}") from None
         return checkpoint.config_from_dict(self.model_class.config_class, values)
+
+    def make_model(self, clips: Sequence[Clip]) -> Model:
+        """What is trained, with the weights that the seed gives or those of ``start``."""
+        config = self.model_config(clips)
+        torch.manual_seed(self.seed)
+        model = self.model_class(config)
+        if self.start is not None:
+            self.take_weights(model, self.first_model())
+        return model
+
+    def first_model(self) -> Model:
+        """The model ``start``; ValueError where it is of another kind."""
+        model = models.load(find_voice(self.start))
+        if not isinstance(model, self.model_class):
+            raise ValueError(f"start must be a {self.model_class.__name__}, got {self.start!r}")
+        return model
+
+    def take_weights(self, model: Model, start: Model) -> None:
+        """ValueError where they do not fit."""
+        try:
+            model.load_state_dict(start.state_dict())
+        except RuntimeError:
+            raise ValueError(f"start must have the shape that config says, got {self.start!r}") from None
 
     def check(self) -> None:
         """ValueError for a number out of its range."""
@@ -248,9 +277,7 @@ def run(training: TrainingOptions, quiet: bool = False) -> None:
         _, clips = select(find_clips(training.data), training.exclude_clips)
         held_out, clips = select(clips, training.validation_clips)
         clips = [clip for clip in clips if clip.sample_rate >= training.min_sample_rate]
-        config = training.model_config(clips)
-        torch.manual_seed(training.seed)
-        model = training.model_class(config).to(device)
+        model = training.make_model(clips).to(device)
         segments = (model.config.mel, training.frames, model.context)
         train = Dataset(clips, *segments)
         validation = Dataset(held_out, *segments) if held_out else None
