@@ -29,7 +29,7 @@ from fastwave.models import ClariNetStudent, ClariNetStudentConfig, WaveNet
 from fastwave.train import loop
 from fastwave.train.data import Clip, find_clips, select
 from fastwave.train.distill import CONDITIONER, DistillationTraining
-from fastwave.train.loop import TrainingOptions
+from fastwave.train.options import TrainingOptions
 from fastwave.train.teacher import CONFIG, TeacherTraining
 from fastwave.vocoder import Vocoder
 

@@ -29,6 +29,7 @@ from fastwave.griffin_lim import GriffinLim, GriffinLimConfig
 from fastwave.train import TRAININGS, loop
 from fastwave.train.data import find_clips, select
 from fastwave.train.distill import DistillationTraining
+from fastwave.train.options import TrainingOptions
 
 __all__ = ["load_mel", "main"]
 
@@ -159,7 +160,7 @@ def speed(samples: int, sample_rate: int, seconds: float) -> str:
     return f"{samples / sample_rate:.2f} s of speech, {rate:,.0f} samples/s, {factor}"
 
 
-def train_command(training: type[loop.TrainingOptions]) -> type:
+def train_command(training: type[TrainingOptions]) -> type:
     """The command that trains with the options of ``training``."""
 
     @dataclasses.dataclass(frozen=True, kw_only=True)

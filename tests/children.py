@@ -10,6 +10,7 @@ import torch
 
 from fastwave import models
 from fastwave.train import loop
+from fastwave.train.options import Training
 
 
 def run_as(rank, runs, results):
@@ -45,28 +46,28 @@ def second_has_nan(rank):
 
 def second_gets_ctrl_c(rank):
     """The second process is interrupted in the third step."""
-    unchanged = loop.Training.rate
+    unchanged = Training.rate
 
     def rate(self, step):
         if rank == 1 and step == 2:
             signal.raise_signal(signal.SIGINT)
         return unchanged(self, step)
 
-    loop.Training.rate = rate
-    return functools.partial(setattr, loop.Training, "rate", unchanged)
+    Training.rate = rate
+    return functools.partial(setattr, Training, "rate", unchanged)
 
 
 def killed_in(training, step):
     """Inside the step that follows ``step`` updates."""
     torch.set_num_threads(1)
-    unchanged = loop.Training.rate
+    unchanged = Training.rate
 
     def rate(self, now):
         if now == step:
             os.kill(os.getpid(), signal.SIGKILL)
         return unchanged(self, now)
 
-    loop.Training.rate = rate
+    Training.rate = rate
     loop.run(training, quiet=True)
 
 

@@ -23,6 +23,7 @@ from trainings import options as tiny
 from fastwave import audio, models
 from fastwave.train import TRAININGS, data, loop, processes
 from fastwave.train.distill import DistillationTraining
+from fastwave.train.options import Learner, Objective, Training
 
 KINDS = TRAININGS | {"distill": DistillationTraining}
 CONFIGS = {
@@ -94,7 +95,7 @@ def test_micro_batches_have_the_gradient_of_the_batch(options, name):
         torch.manual_seed(0)
         model = training.model_class(config).double()
         objective = training.objective(model, dataclasses.replace(training, accumulate=accumulate))
-        objective.learners["model"] = loop.Learner(model, torch.optim.SGD(model.parameters()), training.clip_norm)
+        objective.learners["model"] = Learner(model, torch.optim.SGD(model.parameters()), training.clip_norm)
         with torch.no_grad():
             objective.initialize(segments.wave, segments.mel)
         losses += update(objective, segments)
@@ -109,7 +110,7 @@ def test_micro_batches_draw_noise_of_their_own(options):
     training = options("teacher", accumulate=2)
     drawn = []
 
-    class Noisy(loop.Objective):
+    class Noisy(Objective):
         def losses(self, wave, mel, step):
             for _ in range(2):
                 drawn.append(torch.rand(()).item())
@@ -287,7 +288,7 @@ def test_workers_change_nothing(options, monkeypatch):
     """Also when Ctrl-C reaches them, and the process that trains does not stop."""
     alone, helped = options("teacher", "alone"), options("teacher", "helped", workers=2)
     loop.run(alone, quiet=True)
-    unchanged, children = loop.Training.rate, []
+    unchanged, children = Training.rate, []
 
     def rate(self, step):
         if step == 2:
@@ -296,7 +297,7 @@ def test_workers_change_nothing(options, monkeypatch):
                 os.kill(child.pid, signal.SIGINT)
         return unchanged(self, step)
 
-    monkeypatch.setattr(loop.Training, "rate", rate)
+    monkeypatch.setattr(Training, "rate", rate)
     loop.run(helped, quiet=True)
     assert len(set(children)) == 2
     assert_same_weights(alone, helped)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from fastwave.models import DiffWave, DiffWaveConfig
-from fastwave.train.loop import Training
+from fastwave.train.options import Training
 
 __all__ = ["CONFIG", "DiffWaveTraining"]
 

@@ -22,7 +22,7 @@ from fastwave.losses import STFTMagnitudeLoss, regularized_kl
 from fastwave.models import ClariNetStudent, ClariNetStudentConfig, WaveNet
 from fastwave.models.base import ConditionedConfig
 from fastwave.train.data import Clip
-from fastwave.train.loop import Objective, Training
+from fastwave.train.options import Objective, Training
 from fastwave.vocoder import find_voice
 
 __all__ = ["Distillation", "DistillationTraining"]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastwave.audio import MelSpec
 from fastwave.models import FloWaveNet, FloWaveNetConfig
-from fastwave.train.loop import HalvingTraining, Objective
+from fastwave.train.options import HalvingTraining, Objective
 
 __all__ = ["CONFIG", "FloWaveNetTraining"]
 

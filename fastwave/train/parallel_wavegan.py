@@ -14,7 +14,7 @@ from fastwave.audio import MelSpec
 from fastwave.discriminators import ParallelWaveGANDiscriminator, ResidualParallelWaveGANDiscriminator
 from fastwave.losses import least_squares_discriminator_loss, least_squares_generator_loss
 from fastwave.models import ParallelWaveGAN, ParallelWaveGANConfig
-from fastwave.train.loop import HalvingTraining, Learner, Objective
+from fastwave.train.options import HalvingTraining, Learner, Objective
 
 __all__ = ["CONFIG", "ParallelWaveGANTraining"]
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from fastwave.audio import MelSpec
 from fastwave.models import SqueezeWave, SqueezeWaveConfig
-from fastwave.train.loop import Training
+from fastwave.train.options import Training
 
 __all__ = ["CONFIG", "SqueezeWaveTraining"]
 

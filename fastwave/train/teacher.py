@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fastwave.audio import MelSpec
 from fastwave.models import WaveNet, WaveNetConfig
-from fastwave.train.loop import Objective, Training
+from fastwave.train.options import Objective, Training
 
 __all__ = ["CONFIG", "TeacherTraining"]
 

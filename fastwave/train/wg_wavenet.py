@@ -9,7 +9,7 @@ from typing import Literal
 from torch import Tensor
 
 from fastwave.models import WGWaveNet, WGWaveNetConfig
-from fastwave.train.loop import HalvingTraining, Objective
+from fastwave.train.options import HalvingTraining, Objective
 
 __all__ = ["CONFIG", "WGWaveNetTraining"]
 
