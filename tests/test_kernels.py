@@ -53,7 +53,7 @@ EMULATED_STACK = {
 
 
 def use(name, op, emulated, monkeypatch):
-    """Runs an op on an instruction set or a device, by name. An emulated device's tensors are the CPU's, as is the op."""
+    """Runs an op on an instruction set or a device, by name; on an emulated one tensors are the CPU's, as is the op."""
     if name == "cuda":
         if not (has_cuda() and torch.cuda.is_available()):
             pytest.skip("no CUDA device")
@@ -377,8 +377,8 @@ def test_what_the_cpu_projected_serves_a_cuda_device(stack_machine, shape, dtype
     )
 
 
-# Every kernel of gated_stack, by the device that takes it for 300 columns; with rows and depths that are not whole slabs
-# and, in R, more panels than a block makes at once.
+# Every kernel of gated_stack, by the device that takes it for 300 columns; with rows and depths that are not whole
+# slabs, and more panels than a block makes at once.
 TILES = {
     "mma, 128 columns": ("bfloat16", dict(sm=90, sm_count=3)),
     "mma, 64 columns": ("bfloat16", dict(sm=80, sm_count=5, shared_bytes=100_000)),

@@ -40,15 +40,20 @@ template <class Tile>
 struct Sum {
     float value[warp_panels][Tile::groups][4];  // rows 2g and 2g + 1, each with columns 2q and 2q + 1
 
-    // each(panel, column, value) with the panel's and the column's place in the warp, value(row)
+    // each(panel)(column, row 2g, row 2g + 1) of those panels, counted from `first_panel`, that there are, and of the
+    // lane's columns in the tile.
     template <class Each>
-    __device__ __forceinline__ void for_each(const Each& each) {
+    __device__ __forceinline__ void for_each(int first_panel, int panels, const Each& each) const {
 #pragma unroll
-        for (int i = 0; i < warp_panels; ++i)
+        for (int i = 0; i < warp_panels; ++i) {
+            if (first_panel + i >= panels) continue;
+            const auto column = each(first_panel + i);
 #pragma unroll
             for (int n = 0; n < Tile::groups; ++n)
 #pragma unroll
-                for (int j = 0; j < 2; ++j) each(i, 8 * n + 2 * lane_quad() + j, value[i][n][j], value[i][n][2 + j]);
+                for (int k = 0; k < 2; ++k)
+                    column(Tile::first_column() + 8 * n + 2 * lane_quad() + k, value[i][n][k], value[i][n][2 + k]);
+        }
     }
 };
 
