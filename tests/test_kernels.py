@@ -215,10 +215,26 @@ def required(spec, extras):
     return {"interpolation": extras["interpolation"]} if spec.cond_taps > 1 else {}
 
 
+# Shapes whose buffers differ, for a device on which they do not fit.
+LITTLE_MEMORY = (
+    "plain",
+    "lanes-1",
+    "k5",
+    "repeat",
+    "three-heads",
+    "centred",
+    "separable",
+    "interpolated",
+    "front-alone",
+)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_gated_stack(stack_machine, shape, dtype):
     skip_on_cuda(stack_machine, dtype)
+    if stack_machine == "emulated-sm75" and shape not in LITTLE_MEMORY:
+        return  # slow
     run, emulated = stack_on(stack_machine), stack_machine in EMULATED
     spec = GatedStackSpec(**(SMALL | SHAPES[shape]), dtype=dtype)
     stack, stack64 = make_stack(spec)
@@ -226,7 +242,7 @@ def test_gated_stack(stack_machine, shape, dtype):
     weights = pack_gated_stack(stack.weights(), spec)
     assert weights.dtype == getattr(torch, dtype)
     assert weights.nbytes == 4 * _cpu.packed_size(arguments(spec))
-    times = (1, 97) if emulated else (1, 15, 16, 17, 97, 250)
+    times = (1, 75) if emulated else (1, 15, 16, 17, 97, 250)
     for time in times:
         x, c, extras = make_inputs(spec, time)
         some = [] if emulated else [{name: extras[name]} for name in extras]
@@ -293,13 +309,13 @@ LOOKS_AHEAD = {
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
-    "pieces", [(0, 288), (3, 9, 27, 249), (96, 96, 96, 0), (0, 0, 3, 285), (285, 3), (3, 9, 51, 36)], ids=str
+    "pieces", [(0, 288), (3, 9, 27, 249), (96, 96, 96, 0), (0, 0, 3, 285), (285, 3), (3, 51, 36)], ids=str
 )
 @pytest.mark.parametrize("ragged", [False, True])
 @pytest.mark.parametrize("shape", LOOKS_AHEAD)
 def test_a_stack_that_looks_ahead_in_pieces_is_the_same_to_the_bit(stack_machine, shape, ragged, pieces, dtype):
     skip_on_cuda(stack_machine, dtype)
-    if stack_machine in EMULATED and (pieces != (3, 9, 51, 36) or stack_machine != "emulated-sm90"):
+    if stack_machine in EMULATED and (pieces != (3, 51, 36) or stack_machine != "emulated-sm90"):
         return  # slow
     run = stack_on(stack_machine)
     if ragged and dtype != "float32":

@@ -50,7 +50,7 @@ __global__ void prepare_tiles(const __grid_constant__ TileParams p) {
         p.came[int64_t{row} * p.came_size + i] = state[i < history ? i : p.state_size - p.came_size + i];
     });
     LayerAt layer = p.layer();
-    for (; layer.index < p.layers; layer = p.behind(layer))
+    for (; layer.index != p.layers; layer = p.behind(layer))
         for_columns(p, layer.reach, padded_rows(p.residual) / 2, [&](int row, int column, int pair) {
             const int t = column - layer.reach - layer.before;
             const bool made = t < -layer.after;  // else the layer has not read it as its own column: then it is h
@@ -102,7 +102,7 @@ __global__ void keep_state(const __grid_constant__ TileParams p) {
         p.state[row * p.state_size + int64_t{column} * p.in_channels + channel] = value;
     });
     LayerAt layer = p.layer();
-    for (; layer.index < p.layers; layer = p.behind(layer))
+    for (; layer.index != p.layers; layer = p.behind(layer))
         keep(layer.state_at, layer.reach, p.residual, layer.before, [&](int row, int index, int channel) {
             if (index - layer.before >= p.now(p.length(row)) - layer.after) {
                 const Ring<float> ring = layer.h.of_row(row);

@@ -98,19 +98,22 @@ public:
     __device__ explicit TileStack(const TileParams& params)
         : p(params),
           arena{shared_memory(), p.shared_bytes, p.blocks + blockIdx.x * p.block_bytes, 0},
-          drawn(arena.take<int>(1)),
-          b(arena, p),
+          drawn(*arena.take<int>(1)),
+          layers(arena.take<LayerAt>(2)),
+          b(*arena.take<TileBuffers<T, Tile>>(1)),
           R(padded_rows(p.residual)),
           G(padded_rows(p.gate)),
           S(padded_rows(p.skip)) {}
 
     __device__ void run() {
+        const TileBuffers<T, Tile> buffers(arena, p);
+        if (threadIdx.x == 0) b = buffers;
         for (;;) {
             __syncthreads();  // everybody has read the last number
-            if (threadIdx.x == 0) *drawn = atomicAdd(p.drawn, 1);
+            if (threadIdx.x == 0) drawn = atomicAdd(p.drawn, 1);
             __syncthreads();
-            tile = *drawn / p.rows;
-            row = *drawn % p.rows;
+            tile = drawn / p.rows;
+            row = drawn % p.rows;
             if (tile >= p.tiles) return;
             run_tile();
         }
@@ -122,17 +125,18 @@ private:
         first = tile * columns;
         if (first < (p.last ? length + p.look_ahead : p.time)) {
             await_room();
-            LayerAt layer = p.layer();
-            front(layer);
+            if (threadIdx.x == 0) layers[0] = p.layer();
+            __syncthreads();
+            front(layers[0]);
             publish(1);
-            while (layer.index < p.layers) {
-                const LayerAt next = p.behind(layer);
+            for (int l = 0; l < p.layers; ++l) {
+                const LayerAt &layer = layers[l % 2], &next = layers[(l + 1) % 2];
+                if (threadIdx.x == 0) layers[(l + 1) % 2] = p.behind(layer);
                 if (p.separable) filter(layer);
                 if (p.by_frames() && !p.projected) frames(layer);
                 gates(layer);
                 products(layer, next);
-                layer = next;
-                publish(layer.index + 1);
+                publish(l + 2);
             }
             head();
         }
@@ -217,14 +221,19 @@ private:
         return {channel < p.residual ? to.u[channel] : 0.f, channel + 1 < p.residual ? to.u[channel + 1] : 0.f};
     }
 
-    __device__ void put(const Sink& to, int column, int channel, float2 h, float2 u) const {
-        *reinterpret_cast<float2*>(to.h.at(to.h_place, column) + channel) = h;
-        if (!to.v.data) return;
-        uint32_t* words = to.v.at(to.v_place, column);
-        if (p.separable)
-            Float32::store(words, channel, h.x + u.x, h.y + u.y);
-        else
-            T::store(words, channel, h.x + u.x, h.y + u.y);
+    // Where a column goes, channels `channel` and the next one at once.
+    struct Put {
+        float* h;
+        uint32_t* v;
+        bool separable;
+        __device__ void operator()(int channel, float2 value, float2 u) const {
+            *reinterpret_cast<float2*>(h + channel) = value;
+            if (v && separable) Float32::store(v, channel, value.x + u.x, value.y + u.y);
+            if (v && !separable) T::store(v, channel, value.x + u.x, value.y + u.y);
+        }
+    };
+    __device__ Put put_at(const Sink& to, int column) const {
+        return {to.h.at(to.h_place, column), to.v.data ? to.v.at(to.v_place, column) : nullptr, p.separable};
     }
 
     // Of columns of v, counted from the tile's first, those that are not zeros: this call makes them, or they come
@@ -275,11 +284,12 @@ private:
             Sum<Tile> sum;
             start(sum, bias, mine, panels);
             multiply<Type>(sum, b.staging, pass, panels, source);
-            sum.for_each(mine, panels, [&](int index) {
-                return [&, index](int column, float upper, float lower) {
+            sum.for_each(mine, panels, [&](int column) {
+                float* at = to + column * stride + mine * panel + 2 * lane_group();
+                return [=](int i, float upper, float lower) {
                     if (column >= count) return;
-                    *reinterpret_cast<float2*>(to + column * stride + index * panel + 2 * lane_group()) = {
-                        relu && upper < 0.f ? 0.f : upper, relu && lower < 0.f ? 0.f : lower};
+                    *reinterpret_cast<float2*>(at + i * panel) = {relu && upper < 0.f ? 0.f : upper,
+                                                                  relu && lower < 0.f ? 0.f : lower};
                 };
             });
         }
@@ -321,8 +331,8 @@ private:
         for (int i = threadIdx.x; i < columns * R / 2; i += Tile::threads) {
             const int column = i / (R / 2), channel = i % (R / 2) * 2;
             if (!made.has(column)) continue;
-            put(to, column, channel, *reinterpret_cast<float2*>(b.heads[0] + column * b.head_stride + channel),
-                u_of(to, channel));
+            put_at(to, column)(channel, *reinterpret_cast<float2*>(b.heads[0] + column * b.head_stride + channel),
+                               u_of(to, channel));
         }
     }
 
@@ -499,38 +509,58 @@ private:
 
     // h <- (h + R z + r) residual_scale, skip += S z + s
     __device__ void products(const LayerAt& layer, const LayerAt& next) {
-        const bool last = layer.index + 1 == p.layers;
-        const int residual_panels = last && p.skip ? 0 : R / panel, rows = residual_panels * panel + S;
+        const bool first = layer.index == 0, last = layer.index + 1 == p.layers;
+        const int residual_rows = last && p.skip ? 0 : R, residual_panels = residual_rows / panel;
+        const int rows = residual_rows + S;
         const uint32_t* weights = layer.weights + p.product_at;
         const Columns<Tile> source = {weights + rows, T::words(p.gate), b.z, b.z_stride, columns, in_shared(b.z)};
-        const Sink to = sink(next);
-        const Span made = this->made(layer.after);
-        const Ring<float> h = p.causal ? own(b.h, b.h_stride) : layer.h.of_row(row), skip = skip_sums();
-        const int h_place = p.causal ? 0 : h.place(first + layer.before - layer.after);
-        const int skip_place = p.causal ? 0 : skip.place(first + p.look_ahead - layer.after);
 #pragma unroll 1
         for (int pass = 0; pass < rows / panel; pass += Tile::panels) {
             const int mine = pass + Tile::first_panel();
             Sum<Tile> sum;
             start(sum, reinterpret_cast<const float*>(weights), mine, rows / panel);
             multiply<T>(sum, b.staging, pass, rows / panel, source);
-            sum.for_each(mine, rows / panel, [&](int index) {
-                const bool residual = index < residual_panels;
-                const int channel = (residual ? index : index - residual_panels) * panel + 2 * lane_group();
-                const float2 u = residual ? u_of(to, channel) : float2{0.f, 0.f};
-                return [&, residual, channel, u](int column, float upper, float lower) {
-                    if (!made.has(column)) return;
-                    if (residual) {
-                        const float2 before = *reinterpret_cast<const float2*>(h.at(h_place, column) + channel);
-                        put(to, column, channel,
-                            {(before.x + upper) * p.residual_scale, (before.y + lower) * p.residual_scale}, u);
-                    } else {
-                        auto* at = reinterpret_cast<float2*>(skip.at(skip_place, column) + channel);
-                        const float2 before = layer.index > 0 ? *at : float2{0.f, 0.f};
-                        *at = {before.x + upper, before.y + lower};
+            const Sink to = sink(next);
+            const Span made = this->made(layer.after);
+            const Ring<float> h = p.causal ? own(b.h, b.h_stride) : layer.h.of_row(row), skip = skip_sums();
+            const int h_place = p.causal ? 0 : h.place(this->first + layer.before - layer.after);
+            const int skip_place = p.causal ? 0 : skip.place(this->first + p.look_ahead - layer.after);
+            const float scale = p.residual_scale;
+            float2 u[warp_panels];
+#pragma unroll
+            for (int i = 0; i < warp_panels; ++i) u[i] = u_of(to, (mine + i) * panel + 2 * lane_group());
+            // What the sums are added to comes first, for two columns at once: it may come from far.
+#pragma unroll
+            for (int n = 0; n < Tile::groups; ++n) {
+                float before[warp_panels][4];
+                auto two = [&](const auto& each) {
+#pragma unroll
+                    for (int k = 0; k < 2; ++k) {
+                        const int column = Tile::first_column() + 8 * n + 2 * lane_quad() + k;
+                        if (!made.has(column)) continue;
+#pragma unroll
+                        for (int i = 0; i < warp_panels; ++i)
+                            if (mine + i < rows / panel) each(column, i, before[i] + k, sum.value[i][n] + k);
                     }
                 };
-            });
+                two([&](int column, int i, float* x, const float*) {
+                    const int channel = (mine + i) * panel + 2 * lane_group();
+                    const bool residual = mine + i < residual_panels;
+                    const float* at = residual ? h.at(h_place, column) : skip.at(skip_place, column) - residual_rows;
+                    const float2 value =
+                        first && !residual ? float2{0.f, 0.f} : *reinterpret_cast<const float2*>(at + channel);
+                    x[0] = value.x;
+                    x[2] = value.y;
+                });
+                two([&](int column, int i, const float* x, const float* y) {
+                    const int channel = (mine + i) * panel + 2 * lane_group();
+                    if (mine + i < residual_panels)
+                        put_at(to, column)(channel, {(x[0] + y[0]) * scale, (x[2] + y[2]) * scale}, u[i]);
+                    else
+                        *reinterpret_cast<float2*>(skip.at(skip_place, column) - residual_rows + channel) = {
+                            x[0] + y[0], x[2] + y[2]};
+                });
+            }
         }
     }
 
@@ -621,8 +651,10 @@ private:
 
     const TileParams& p;
     Arena arena;
-    int* drawn;
-    const TileBuffers<T, Tile> b;
+    // in shared memory, where they take no registers
+    int& drawn;
+    LayerAt* layers;  // that is made, and the one behind it, in turn
+    TileBuffers<T, Tile>& b;
     const int R, G, S;
     int row, tile, length, first;
 };
