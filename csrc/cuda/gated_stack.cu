@@ -16,31 +16,27 @@ struct Kernel {
     Dtype dtype;
     int sm;  // from this on
     int columns, threads;
-    int64_t staging_bytes;  // that must be shared memory
+    int64_t staging_bytes;  // and little more, that must be shared memory
     void (*prepare)(TileParams);
     void (*run)(TileParams);
     void (*keep)(TileParams);
     int (*words)(int channels);
-    int64_t (*block_bytes)(const TileParams& p);  // of workspace, if nothing else finds room in shared memory
+    int64_t (*block_bytes)(const TileParams& p);  // of workspace, for what finds no room in shared memory
 };
 
 template <class T, class Tile>
 constexpr Kernel kernel(const char* name) {
     return {name,
             T::dtype,
-            T::sm,
+            tiles_sm<T, Tile>,
             Tile::columns,
             Tile::threads,
-            4 * Tile::staging_words + 16,
+            4 * Tile::staging_words + 1024,
             &prepare_tiles<T>,
             &run_tiles<T, Tile>,
             &keep_state<T>,
             [](int channels) { return T::words(padded_rows(channels)); },
-            [](const TileParams& p) {
-                Arena arena{nullptr, 0, nullptr, 0};
-                TileBuffers<T, Tile>(arena, p);
-                return arena.global_used;
-            }};
+            &TileStack<T, Tile>::block_bytes};
 }
 
 // All there are. Of those that fit, the first is taken that gives every multiprocessor a tile, or else the last.
@@ -96,7 +92,7 @@ const Kernel& choose(const StackBatch& call, const Device& device) {
     for (const Kernel& kernel : kernels) {
         if (kernel.dtype != from.shape.dtype || kernel.sm > device.sm || kernel.staging_bytes > device.shared_bytes)
             continue;
-        if (chosen && chosen->sm > kernel.sm) break;  // another way to make the same
+        if (chosen && chosen->prepare != kernel.prepare) break;  // another type
         chosen = &kernel;
         if ((columns + kernel.columns - 1) / kernel.columns * call.rows >= device.sm_count) break;
     }

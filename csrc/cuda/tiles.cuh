@@ -40,7 +40,7 @@ struct TileBuffers {
         frames = arena.take<float>(p.by_frames() ? frame_columns(p) * frames_stride : 0);
         heads[0] = arena.take<float>(int64_t{columns} * head_stride);
         heads[1] = arena.take<float>(int64_t{columns} * head_stride);
-        filtered = arena.take<uint32_t>(p.separable ? int64_t{columns} * filtered_stride : 0);
+        filtered = arena.take_global<uint32_t>(p.separable ? int64_t{columns} * filtered_stride : 0);
     }
 
     // Columns of c that a tile's columns may stand at or between.
@@ -94,26 +94,40 @@ template <class T, class Tile>
 class TileStack {
     static constexpr int columns = Tile::columns;
 
+    // What all threads know, in shared memory: there it takes no registers.
+    struct Shared {
+        int drawn;
+        LayerAt layers[2];  // the one that is made, and the one behind it, in turn
+        TileBuffers<T, Tile> buffers;
+    };
+
 public:
+    // Bytes of its own that a block needs beside its shared memory.
+    static int64_t block_bytes(const TileParams& p) {
+        Arena arena{nullptr, p.shared_bytes, nullptr, 0};
+        arena.take<Shared>(1);
+        TileBuffers<T, Tile>(arena, p);
+        return arena.global_used;
+    }
+
     __device__ explicit TileStack(const TileParams& params)
         : p(params),
           arena{shared_memory(), p.shared_bytes, p.blocks + blockIdx.x * p.block_bytes, 0},
-          drawn(*arena.take<int>(1)),
-          layers(arena.take<LayerAt>(2)),
-          b(*arena.take<TileBuffers<T, Tile>>(1)),
+          shared(*arena.take<Shared>(1)),
+          b(shared.buffers),
           R(padded_rows(p.residual)),
           G(padded_rows(p.gate)),
           S(padded_rows(p.skip)) {}
 
     __device__ void run() {
         const TileBuffers<T, Tile> buffers(arena, p);
-        if (threadIdx.x == 0) b = buffers;
+        if (threadIdx.x == 0) shared.buffers = buffers;
         for (;;) {
             __syncthreads();  // everybody has read the last number
-            if (threadIdx.x == 0) drawn = atomicAdd(p.drawn, 1);
+            if (threadIdx.x == 0) shared.drawn = atomicAdd(p.drawn, 1);
             __syncthreads();
-            tile = drawn / p.rows;
-            row = drawn % p.rows;
+            tile = shared.drawn / p.rows;
+            row = shared.drawn % p.rows;
             if (tile >= p.tiles) return;
             run_tile();
         }
@@ -125,13 +139,13 @@ private:
         first = tile * columns;
         if (first < (p.last ? length + p.look_ahead : p.time)) {
             await_room();
-            if (threadIdx.x == 0) layers[0] = p.layer();
+            if (threadIdx.x == 0) shared.layers[0] = p.layer();
             __syncthreads();
-            front(layers[0]);
+            front(shared.layers[0]);
             publish(1);
             for (int l = 0; l < p.layers; ++l) {
-                const LayerAt &layer = layers[l % 2], &next = layers[(l + 1) % 2];
-                if (threadIdx.x == 0) layers[(l + 1) % 2] = p.behind(layer);
+                const LayerAt &layer = shared.layers[l % 2], &next = shared.layers[(l + 1) % 2];
+                if (threadIdx.x == 0) shared.layers[(l + 1) % 2] = p.behind(layer);
                 if (p.separable) filter(layer);
                 if (p.by_frames() && !p.projected) frames(layer);
                 gates(layer);
@@ -651,17 +665,19 @@ private:
 
     const TileParams& p;
     Arena arena;
-    // in shared memory, where they take no registers
-    int& drawn;
-    LayerAt* layers;  // that is made, and the one behind it, in turn
-    TileBuffers<T, Tile>& b;
+    Shared& shared;
+    const TileBuffers<T, Tile>& b;
     const int R, G, S;
     int row, tile, length, first;
 };
 
+// From which architecture on: sm_75 has 64 KB of shared memory.
+template <class T, class Tile>
+constexpr int tiles_sm = 4 * Tile::staging_words > 60 * 1024 ? larger(T::sm, 80) : T::sm;
+
 template <class T, class Tile>
 __global__ void __launch_bounds__(Tile::threads, 1) run_tiles(const __grid_constant__ TileParams p) {
-    if constexpr (T::sm <= compiled_for) TileStack<T, Tile>(p).run();
+    if constexpr (tiles_sm<T, Tile> <= compiled_for) TileStack<T, Tile>(p).run();
 }
 
 }  // namespace fastwave::cuda

@@ -177,6 +177,7 @@ void run(Dim grid, unsigned cluster, Dim block, std::size_t shared_bytes, bool a
             b.warps.resize((threads + 31) / 32);
             b.storage.reset(new unsigned char[shared_bytes + 2 * guard_bytes]);
             std::fill_n(b.storage.get(), shared_bytes + 2 * guard_bytes, poison);
+            b.shared_bytes = shared_bytes;
             b.shared = b.storage.get() + guard_bytes - reinterpret_cast<uintptr_t>(b.storage.get()) % guard_bytes;
             for (unsigned t = 0; t < threads; ++t) {
                 Fiber& fiber = fibers[made++];

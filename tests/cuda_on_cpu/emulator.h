@@ -56,6 +56,7 @@ struct Block {
     Cluster* cluster = nullptr;
     std::vector<Warp> warps;
     unsigned char* shared = nullptr;
+    std::size_t shared_bytes = 0;
     std::unique_ptr<unsigned char[]> storage;
 };
 
