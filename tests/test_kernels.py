@@ -373,6 +373,21 @@ def test_projected_conditioning_gives_the_same_bits(isa, shape, dtype):
                 assert torch.equal(out, gated_stack(x, weights, spec, c=c, g=g, **named))
 
 
+@pytest.mark.parametrize("shape", [{}, dict(causal=False)], ids=["causal", "centred"])
+@pytest.mark.parametrize("stack_machine", ["emulated-sm90"], indirect=True)
+def test_places_in_rings_are_used_again(stack_machine, shape):
+    """Two blocks, each with four or more tiles of a row."""
+    emulated_cuda.emulator.configure(sm_count=2, seed=5)
+    spec = GatedStackSpec(**(SMALL | SHAPES["tiny"] | dict(dilations=(100, 1)) | shape))
+    plan = emulated_cuda.cuda.gated_stack_plan(arguments(spec), 1, 1000, 1000, True, 0)
+    assert (plan["blocks"], plan["columns"]) == (2, 128)
+    stack, stack64 = make_stack(spec)
+    stack64.load_state_dict(stack.state_dict())
+    x, c, _ = make_inputs(spec, 1000, batch=1)
+    out = gated_stack(x, pack_gated_stack(stack.weights(), spec), spec, c=c)
+    assert_close(out, stack(x, c), stack64(x.double(), c.double()))
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("shape", ["repeat", "centred"])
 @pytest.mark.parametrize("stack_machine", ["cuda", "emulated-sm90"], indirect=True)
