@@ -19,7 +19,8 @@ test-gpu:
 	FASTWAVE_CUDA=1 FASTWAVE_CUDA_ARCHITECTURES=native $(PYTHON) setup.py -q build_ext --inplace
 	$(PYTHON) -m pytest tests/test_kernels.py tests/test_build.py -k cuda $(ARGS)
 	! command -v compute-sanitizer || for tool in memcheck racecheck; do compute-sanitizer --tool $$tool --error-exitcode 1 \
-	    $(PYTHON) -m pytest tests/test_kernels.py -k "cuda and less_precision and gaussian" $(ARGS) || exit 1; done
+	    $(PYTHON) -m pytest tests/test_kernels.py -k "cuda and (less_precision and gaussian or \
+	        test_gated_stack and (plain or centred or separable or interpolated))" $(ARGS) || exit 1; done
 
 lint: .venv/test.stamp
 	$(BIN)/ruff check .

@@ -12,6 +12,7 @@ from fastwave import models
 from fastwave.audio import MelSpec
 from fastwave.models import WaveNetConfig
 from fastwave.ops.custom import arguments
+from fastwave.ops.gated_stack import initial_state
 from fastwave.ops.wavenet_sample import initial_sampler_state
 from fastwave.pack import pack_gated_stack
 
@@ -25,7 +26,13 @@ def emulator(request):
     emulated_cuda.emulator.configure()
 
 
-@pytest.mark.parametrize("name", ["barrier", "vote", "shuffle", "poison", "mma", "mailbox", "cluster", "patience"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("barrier", "vote", "shuffle", "poison", "mma", "mailbox", "cluster", "patience"),
+        *("ldmatrix", "copies", "early", "flags"),
+    ],
+)
 def test_instruction(emulator, name):
     emulator.selftest(name)
 
@@ -35,6 +42,8 @@ def test_instruction(emulator, name):
     {
         "deadlock": "block (1, 0): 25 threads in __syncwarp, the first is 7",
         "spinning": "block (0, 0): 3 threads in load_relaxed, the first is 0",
+        "trap": "trap",
+        "unaligned": "copy_async: an address is not aligned",
         "overrun": "a block has written behind its shared memory",
         "too_large": "cudaErrorCooperativeLaunchTooLarge",
     }.items(),
@@ -70,8 +79,20 @@ CONFIG = WaveNetConfig(
 )
 
 
+def place(tensors):
+    """On the emulated device, but for what is in a list, which stays the host's."""
+    return {
+        name: emulated_cuda.on_cuda(to_dlpack(tensor)) if isinstance(tensor, torch.Tensor) else tensor and tensor[0]
+        for name, tensor in tensors.items()
+    }
+
+
+def in_float32(spec):
+    return dataclasses.replace(spec, dtype="float32")
+
+
 def sample(dtype="float32", **changes):
-    """The binding's own call, with some of its tensors changed; what is in a list stays the host's."""
+    """The binding's own call, with some of its tensors changed."""
     model = models.WaveNet(CONFIG).requires_grad_(False)
     spec = dataclasses.replace(model.stack.spec, dtype=dtype)
     tensors = dict(
@@ -87,10 +108,7 @@ def sample(dtype="float32", **changes):
         parameters=None,
         workspace=torch.zeros(emulated_cuda.cuda.wavenet_sample_plan(arguments(spec), 2, 0)["workspace"] // 4),
     )
-    there = {
-        name: emulated_cuda.on_cuda(to_dlpack(tensor)) if isinstance(tensor, torch.Tensor) else tensor and tensor[0]
-        for name, tensor in (tensors | changes).items()
-    }
+    there = place(tensors | changes)
     emulated_cuda.cuda.wavenet_sample(
         arguments(spec), arguments(CONFIG.head_spec()), **there, temperature=1.0, stream=0
     )
@@ -112,3 +130,51 @@ def test_the_binding_refuses(changes, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         sample(**changes)
     sample()
+
+
+def stack(dtype="float32", **changes):
+    """gated_stack's binding, in the same way."""
+    model = models.WaveNet(CONFIG).requires_grad_(False)
+    spec = dataclasses.replace(model.stack.spec, dtype=dtype)
+    plan = emulated_cuda.cuda.gated_stack_plan(arguments(in_float32(spec)), 2, 16, 16, True, 0)
+    tensors = dict(
+        x=torch.zeros(2, 1, 16),
+        weights=pack_gated_stack(model.stack.weights(), spec),
+        c=torch.zeros(2, 7, 16),
+        projected=None,
+        interpolation=None,
+        g=None,
+        u=None,
+        y=None,
+        lengths=None,
+        state=initial_state(spec, 2),
+        out=torch.zeros(2, spec.out_channels, 16),
+        workspace=torch.zeros(plan["workspace"] // 4),
+    )
+    there = place(tensors | changes)
+    emulated_cuda.cuda.gated_stack(arguments(spec), **there, reverse=False, pending=0, last=True, stream=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(dtype="int8"), "dtype must be one of float32, bfloat16 on cuda, got int8"),
+        (dict(x=[torch.zeros(2, 1, 16)]), "(any, 1, any) on cuda, got float32 (2, 1, 16) on cpu"),
+        (dict(lengths=torch.zeros(2)), "lengths must be a contiguous int64 tensor of shape (2,) on cuda"),
+        (dict(workspace=torch.zeros(8)), "workspace must be a contiguous float32 tensor of shape"),
+        (dict(state=torch.zeros(2, 3)), "state must be a contiguous float32 tensor of shape"),
+        (dict(out=torch.zeros(2, 2, 15)), "out must be a contiguous float32 tensor of shape (2, 2, 16) on cuda"),
+    ],
+    ids=str,
+)
+def test_the_stacks_binding_refuses(changes, message):
+    emulated_cuda.emulator.configure()
+    with pytest.raises(ValueError, match=re.escape(message)):
+        stack(**changes)
+    stack()
+
+
+def test_lengths_out_of_bounds_are_bounded():
+    """Python refuses them, but for a graph, whose values nobody sees."""
+    emulated_cuda.emulator.configure()
+    stack(lengths=torch.tensor([-5, 1000]))

@@ -58,7 +58,7 @@ EMULATED_STACK = {
 
 
 def use(name, op, emulated, monkeypatch):
-    """Runs an op on an instruction set or a device, by name. An emulated device's tensors and op are the CPU's."""
+    """Runs an op on an instruction set or a device, by name; on an emulated one tensors are the CPU's, as is the op."""
     if name == "cuda":
         if not (has_cuda() and torch.cuda.is_available()):
             pytest.skip("no CUDA device")
@@ -220,10 +220,26 @@ def required(spec, extras):
     return {"interpolation": extras["interpolation"]} if spec.cond_taps > 1 else {}
 
 
+# Shapes whose buffers differ, for a device on which they do not fit.
+LITTLE_MEMORY = (
+    "plain",
+    "lanes-1",
+    "k5",
+    "repeat",
+    "three-heads",
+    "centred",
+    "separable",
+    "interpolated",
+    "front-alone",
+)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_gated_stack(stack_machine, shape, dtype):
     skip_on_cuda(stack_machine, dtype)
+    if stack_machine == "emulated-sm75" and shape not in LITTLE_MEMORY:
+        return  # slow
     run, emulated = stack_on(stack_machine), stack_machine in EMULATED
     spec = GatedStackSpec(**(SMALL | SHAPES[shape]), dtype=dtype)
     stack, stack64 = make_stack(spec)
@@ -231,7 +247,7 @@ def test_gated_stack(stack_machine, shape, dtype):
     weights = pack_gated_stack(stack.weights(), spec)
     assert weights.dtype == getattr(torch, dtype)
     assert weights.nbytes == 4 * _cpu.packed_size(arguments(spec))
-    times = (1, 97) if emulated else (1, 15, 16, 17, 97, 250)
+    times = (1, 75) if emulated else (1, 15, 16, 17, 97, 250)
     for time in times:
         x, c, extras = make_inputs(spec, time)
         some = [] if emulated else [{name: extras[name]} for name in extras]
@@ -298,13 +314,13 @@ LOOKS_AHEAD = {
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
-    "pieces", [(0, 288), (3, 9, 27, 249), (96, 96, 96, 0), (0, 0, 3, 285), (285, 3), (3, 9, 51, 36)], ids=str
+    "pieces", [(0, 288), (3, 9, 27, 249), (96, 96, 96, 0), (0, 0, 3, 285), (285, 3), (3, 51, 36)], ids=str
 )
 @pytest.mark.parametrize("ragged", [False, True])
 @pytest.mark.parametrize("shape", LOOKS_AHEAD)
 def test_a_stack_that_looks_ahead_in_pieces_is_the_same_to_the_bit(stack_machine, shape, ragged, pieces, dtype):
     skip_on_cuda(stack_machine, dtype)
-    if stack_machine in EMULATED and (pieces != (3, 9, 51, 36) or stack_machine != "emulated-sm90"):
+    if stack_machine in EMULATED and (pieces != (3, 51, 36) or stack_machine != "emulated-sm90"):
         return  # slow
     run = stack_on(stack_machine)
     if ragged and dtype != "float32":
@@ -362,6 +378,21 @@ def test_projected_conditioning_gives_the_same_bits(isa, shape, dtype):
                 assert torch.equal(out, gated_stack(x, weights, spec, c=c, g=g, **named))
 
 
+@pytest.mark.parametrize("shape", [{}, dict(causal=False)], ids=["causal", "centred"])
+@pytest.mark.parametrize("stack_machine", ["emulated-sm90"], indirect=True)
+def test_places_in_rings_are_used_again(stack_machine, shape):
+    """Two blocks, each with four or more tiles of a row."""
+    emulated_cuda.emulator.configure(sm_count=2, seed=5)
+    spec = GatedStackSpec(**(SMALL | SHAPES["tiny"] | dict(dilations=(100, 1)) | shape))
+    plan = emulated_cuda.cuda.gated_stack_plan(arguments(spec), 1, 1000, 1000, True, 0)
+    assert (plan["blocks"], plan["columns"]) == (2, 128)
+    stack, stack64 = make_stack(spec)
+    stack64.load_state_dict(stack.state_dict())
+    x, c, _ = make_inputs(spec, 1000, batch=1)
+    out = gated_stack(x, pack_gated_stack(stack.weights(), spec), spec, c=c)
+    assert_close(out, stack(x, c), stack64(x.double(), c.double()))
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("shape", ["repeat", "centred"])
 @pytest.mark.parametrize("stack_machine", ["cuda", "emulated-sm90"], indirect=True)
@@ -382,8 +413,8 @@ def test_what_the_cpu_projected_serves_a_cuda_device(stack_machine, shape, dtype
     )
 
 
-# Every kernel of gated_stack, by the device that takes it for 300 columns; with rows and depths that are no whole slabs
-# and, in R, more panels than a block makes at once.
+# Every kernel of gated_stack, by the device that takes it for 300 columns; with rows and depths that are not whole
+# slabs, and more panels than a block makes at once.
 TILES = {
     "mma, 128 columns": ("bfloat16", dict(sm=90, sm_count=3)),
     "mma, 64 columns": ("bfloat16", dict(sm=80, sm_count=5, shared_bytes=100_000)),

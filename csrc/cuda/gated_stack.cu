@@ -4,6 +4,7 @@
 
 #include "cuda/kernels.h"
 #include "cuda/launch.cuh"
+#include "cuda/tile_state.cuh"
 #include "cuda/tiles.cuh"
 
 namespace fastwave::cuda {
@@ -15,29 +16,27 @@ struct Kernel {
     Dtype dtype;
     int sm;  // from this on
     int columns, threads;
-    int64_t staging_bytes;  // that must be shared memory
+    int64_t staging_bytes;  // and little more, that must be shared memory
     void (*prepare)(TileParams);
     void (*run)(TileParams);
+    void (*keep)(TileParams);
     int (*words)(int channels);
-    int64_t (*block_bytes)(const TileParams& p);  // of workspace, if nothing else finds room in shared memory
+    int64_t (*block_bytes)(const TileParams& p);  // of workspace, for what finds no room in shared memory
 };
 
 template <class T, class Tile>
 constexpr Kernel kernel(const char* name) {
     return {name,
             T::dtype,
-            T::sm,
+            tiles_sm<T, Tile>,
             Tile::columns,
             Tile::threads,
-            4 * Tile::staging_words + 16,
+            4 * Tile::staging_words + 1024,
             &prepare_tiles<T>,
             &run_tiles<T, Tile>,
+            &keep_state<T>,
             [](int channels) { return T::words(padded_rows(channels)); },
-            [](const TileParams& p) {
-                Arena arena{nullptr, 0, nullptr, 0};
-                TileBuffers<T, Tile>(arena, p);
-                return arena.global_used;
-            }};
+            &TileStack<T, Tile>::block_bytes};
 }
 
 // All there are. Of those that fit, the first is taken that gives every multiprocessor a tile, or else the last.
@@ -93,7 +92,7 @@ const Kernel& choose(const StackBatch& call, const Device& device) {
     for (const Kernel& kernel : kernels) {
         if (kernel.dtype != from.shape.dtype || kernel.sm > device.sm || kernel.staging_bytes > device.shared_bytes)
             continue;
-        if (chosen && chosen->sm > kernel.sm) break;  // another way to make the same
+        if (chosen && chosen->prepare != kernel.prepare) break;  // another type
         chosen = &kernel;
         if ((columns + kernel.columns - 1) / kernel.columns * call.rows >= device.sm_count) break;
     }
@@ -112,21 +111,22 @@ Plan make_plan(const StackBatch& call, int device_index) {
     const int columns = plan.kernel->columns, all = p.time + (p.last ? p.look_ahead : 0);
     p.shared_bytes = device.shared_bytes;
     p.tiles = (all + columns - 1) / columns;
-    plan.blocks = static_cast<int>(std::min(int64_t{p.rows} * p.tiles, int64_t{device.sm_count}));
+    plan.blocks = static_cast<int>(std::clamp(int64_t{p.rows} * p.tiles, int64_t{1}, int64_t{device.sm_count}));
     p.under_way = plan.blocks / p.rows + 2;
     p.block_bytes = plan.kernel->block_bytes(p);
     p.cond_stride = plan.kernel->words(p.cond_channels);
     p.v_stride = s.separable ? padded_rows(p.residual) : plan.kernel->words(p.residual);
-    p.skip_capacity = p.look_ahead + p.under_way * columns;
+    p.columns = columns;
+    p.came_size = p.history() * p.in_channels + p.late();
 
     p.drawn = plan.take<int>(1 + int64_t{p.rows} * p.tiles);
     p.stages = p.drawn + 1;
-    p.old_state = plan.take<float>(p.rows * p.state_size);
+    p.came = plan.take<float>(int64_t{p.rows} * p.came_size);
     p.cond = plan.take<uint32_t>(p.projected ? 0 : int64_t{p.rows} * p.cond_time * p.cond_stride);
     p.blocks = plan.take<unsigned char>(plan.blocks * p.block_bytes);
-    p.skip_sums = plan.take<float>(p.causal ? 0 : int64_t{p.rows} * p.skip_capacity * padded_rows(p.skip));
+    p.skip_sums = plan.take<float>(p.causal ? 0 : p.rows * int64_t{p.skip_ring().capacity} * p.skip_ring().stride);
     int64_t ring_words = 0;
-    for (int l = 0; l < p.layers; ++l) ring_words += p.ring_words(l, columns);
+    for (int l = 0; l < p.layers; ++l) ring_words += p.ring_words(l);
     p.rings = plan.take<uint32_t>(ring_words);
     return plan;
 }
@@ -144,19 +144,15 @@ void gated_stack(const StackBatch& call, int device, cudaStream_t stream) {
     Plan plan = make_plan(call, device);
     TileParams& p = plan.params;
     p.set_weights(call.tensors.weights, call.tensors.shape);
-    if (p.state)
-        check(cudaMemcpyAsync(const_cast<float*>(p.old_state), p.state, p.rows * p.state_size * sizeof(float),
-                              cudaMemcpyDeviceToDevice, stream),
-              "cudaMemcpyAsync");
-    else
-        p.old_state = nullptr;
     constexpr unsigned threads = 256;
-    launch(plan.kernel->prepare, {.blocks = static_cast<unsigned>(2 * plan.blocks), .threads = threads}, stream, p);
+    const Grid around = {.blocks = static_cast<unsigned>(4 * plan.blocks), .threads = threads};
+    launch(plan.kernel->prepare, around, stream, p);
     launch(plan.kernel->run,
            {.blocks = static_cast<unsigned>(plan.blocks),
             .threads = static_cast<unsigned>(plan.kernel->threads),
             .shared_bytes = static_cast<std::size_t>(p.shared_bytes)},
            stream, p);
+    if (p.state) launch(plan.kernel->keep, around, stream, p);
 }
 
 }  // namespace fastwave::cuda

@@ -42,7 +42,6 @@ struct SamplePlan {
 };
 SamplePlan wavenet_sample_plan(const StackShape& shape, int64_t rows, int device);
 
-
 // Of a call of gated_stack, every row of a batch, what its tensors are not: see GatedStackParams (params.h), whose
 // pointers are the device's here, each tensor's first row. Of them `workspace` has StackPlan::workspace bytes.
 struct StackBatch {

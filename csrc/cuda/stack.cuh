@@ -71,14 +71,17 @@ struct Arena {
     template <class T>
     __host__ __device__ T* take(int64_t count) {
         const int64_t bytes = (count * static_cast<int64_t>(sizeof(T)) + 15) / 16 * 16;
+        if (bytes > shared_left) return take_global<T>(count);
+        unsigned char* piece = shared;
+        if (shared) shared += bytes;
+        shared_left -= bytes;
+        return reinterpret_cast<T*>(piece);
+    }
+
+    template <class T>
+    __host__ __device__ T* take_global(int64_t count) {
         unsigned char* piece = global ? global + global_used : nullptr;
-        if (bytes <= shared_left) {
-            piece = shared;
-            shared += bytes;
-            shared_left -= bytes;
-        } else {
-            global_used += bytes;
-        }
+        global_used += (count * static_cast<int64_t>(sizeof(T)) + 15) / 16 * 16;
         return reinterpret_cast<T*>(piece);
     }
 };

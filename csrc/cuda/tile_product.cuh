@@ -40,15 +40,19 @@ template <class Tile>
 struct Sum {
     float value[warp_panels][Tile::groups][4];  // rows 2g and 2g + 1, each with columns 2q and 2q + 1
 
-    // each(panel, column, value) with the panel's and the column's place in the warp, value(row)
+    // each(column)(i, row 2g, row 2g + 1) of the lane's columns in the tile, and of those of the warp's panels i, the
+    // first of which is `first_panel`, that there are.
     template <class Each>
-    __device__ __forceinline__ void for_each(const Each& each) {
+    __device__ __forceinline__ void for_each(int first_panel, int panels, const Each& each) const {
 #pragma unroll
-        for (int i = 0; i < warp_panels; ++i)
+        for (int n = 0; n < Tile::groups; ++n)
 #pragma unroll
-            for (int n = 0; n < Tile::groups; ++n)
+            for (int k = 0; k < 2; ++k) {
+                const auto rows = each(Tile::first_column() + 8 * n + 2 * lane_quad() + k);
 #pragma unroll
-                for (int j = 0; j < 2; ++j) each(i, 8 * n + 2 * lane_quad() + j, value[i][n][j], value[i][n][2 + j]);
+                for (int i = 0; i < warp_panels; ++i)
+                    if (first_panel + i < panels) rows(i, value[i][n][k], value[i][n][2 + k]);
+            }
     }
 };
 
@@ -100,14 +104,14 @@ __device__ __forceinline__ void multiply_slab(T type, Sum<Tile>& sum, const uint
     b += 2 * lane_quad() * stride;
     a += 2 * lane_group();
 #pragma unroll 1
-    for (int i = 0; i < words; i += 4) {
-        uint4 x[Tile::groups][2];
+    for (int i = 0; i < words; i += 2) {
+        uint2 x[Tile::groups][2];
 #pragma unroll
         for (int n = 0; n < Tile::groups; ++n)
 #pragma unroll
-            for (int j = 0; j < 2; ++j) x[n][j] = *reinterpret_cast<const uint4*>(b + (8 * n + j) * stride + i);
+            for (int j = 0; j < 2; ++j) x[n][j] = *reinterpret_cast<const uint2*>(b + (8 * n + j) * stride + i);
 #pragma unroll
-        for (int k = 0; k < 4; ++k)
+        for (int k = 0; k < 2; ++k)
 #pragma unroll
             for (int j = 0; j < warp_panels; ++j) {
                 const uint2 w = *reinterpret_cast<const uint2*>(a + (j * slab + i + k) * panel);
@@ -115,8 +119,7 @@ __device__ __forceinline__ void multiply_slab(T type, Sum<Tile>& sum, const uint
                 for (int n = 0; n < Tile::groups; ++n)
 #pragma unroll
                     for (int column = 0; column < 2; ++column) {
-                        const uint4& four = x[n][column];
-                        const uint32_t value = k == 0 ? four.x : k == 1 ? four.y : k == 2 ? four.z : four.w;
+                        const uint32_t value = k == 0 ? x[n][column].x : x[n][column].y;
                         multiply_word(type, sum.value[j][n][column], w.x, value);
                         multiply_word(type, sum.value[j][n][2 + column], w.y, value);
                     }
@@ -166,11 +169,14 @@ __device__ __forceinline__ void multiply(Sum<Tile>& sum, uint32_t* staging, int 
         commit_copies();
     };
     __syncthreads();  // the last product has been made
-    for (int n = 0; n < slab_stages - 1; ++n) issue(n);
-    for (int n = 0; now.segment < source.segments(); ++n) {
-        wait_copies<slab_stages - 2>();
-        __syncthreads();
+#pragma unroll 1
+    for (int n = 1 - slab_stages; now.segment < source.segments(); ++n) {
+        if (n >= 0) {
+            wait_copies<slab_stages - 2>();
+            __syncthreads();
+        }
         issue(n + slab_stages - 1);
+        if (n < 0) continue;
         const uint32_t* loaded = staging + n % slab_stages * Tile::stage_words;
         int stride = slab_stride;
         const uint32_t* b = source.staged(now.segment, now.word, loaded + Tile::weight_words, stride);

@@ -454,9 +454,8 @@ def _gated_stack_cuda(x, weights, *optional, threads, **named):
     kernels = cuda_kernels("x", x.device)
     tensors = dict(zip(OPTIONAL, optional, strict=True))
     lengths, columns = tensors["lengths"], named["pending"] + x.shape[-1]
-    # a graph is captured without looking at values; the kernel bounds them by itself
-    unknown = lengths is None or not lengths.numel() or torch.cuda.is_current_stream_capturing()
-    if not (unknown or 0 <= lengths.min() <= lengths.max() <= columns):
+    capturing = torch.cuda.is_current_stream_capturing()  # a graph: values cannot be read, and the kernel bounds them
+    if lengths is not None and lengths.numel() and not capturing and not 0 <= lengths.min() <= lengths.max() <= columns:
         raise ValueError(f"lengths must be between 0 and {columns}, got {lengths.tolist()}")
     machine = {"stream": current_stream(x), "workspace": capsule(_workspace(kernels, x, tensors, **named))}
     return _run(kernels, x, weights, optional, machine, **named)

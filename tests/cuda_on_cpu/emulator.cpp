@@ -114,7 +114,8 @@ void run_resident(std::vector<Fiber>& fibers, unsigned block_threads, std::mt199
         ++rounds;
         if (settings.seed) std::shuffle(warps.begin(), warps.end(), random);
         bool ran = false;
-        for (const std::span<Fiber> warp : warps) ran |= run_warp(warp, random);
+        for (const std::span<Fiber> warp : warps)
+            ran |= rounds % warp.front().block->pace != 0 || run_warp(warp, random);
         std::erase_if(warps, [](std::span<Fiber> warp) {
             return std::ranges::all_of(warp, [](const Fiber& fiber) { return fiber.done; });
         });
@@ -177,6 +178,8 @@ void run(Dim grid, unsigned cluster, Dim block, std::size_t shared_bytes, bool a
             b.warps.resize((threads + 31) / 32);
             b.storage.reset(new unsigned char[shared_bytes + 2 * guard_bytes]);
             std::fill_n(b.storage.get(), shared_bytes + 2 * guard_bytes, poison);
+            b.shared_bytes = shared_bytes;
+            if (settings.seed) b.pace = 1 + random() % 8;
             b.shared = b.storage.get() + guard_bytes - reinterpret_cast<uintptr_t>(b.storage.get()) % guard_bytes;
             for (unsigned t = 0; t < threads; ++t) {
                 Fiber& fiber = fibers[made++];

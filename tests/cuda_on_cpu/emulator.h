@@ -56,6 +56,8 @@ struct Block {
     Cluster* cluster = nullptr;
     std::vector<Warp> warps;
     unsigned char* shared = nullptr;
+    std::size_t shared_bytes = 0;
+    unsigned pace = 1;  // it runs in every so many-th round: blocks that wait for others must say so
     std::unique_ptr<unsigned char[]> storage;
 };
 

@@ -103,6 +103,100 @@ void mma() {
         }
 }
 
+// Columns of 8 words, which hold their place: the matrices of a warp's columns 0 to 7 and 8 to 15.
+void ldmatrix_kernel(const Params p) {
+    constexpr int stride = 12;
+    auto* words = reinterpret_cast<uint32_t*>(shared_memory());
+    for (int i = threadIdx.x; i < 16 * stride; i += 32) words[i] = i;
+    __syncwarp();
+    const int lane = threadIdx.x, g = lane / 4, q = lane % 4;
+    uint32_t two[2], four[4];
+    ldmatrix(two, words + lane % 8 * stride + lane / 8 % 2 * 4);
+    ldmatrix(four, words + (lane % 8 + lane / 16 * 8) * stride + lane / 8 % 2 * 4);
+    bool right = true;
+    for (uint32_t i = 0; i < 4; ++i) {
+        const uint32_t expected = (g + i / 2 * 8) * stride + i % 2 * 4 + q;
+        right &= four[i] == expected && (i > 1 || two[i] == expected);
+    }
+    p.out[lane] = right;
+}
+
+void matrices() {
+    std::vector<float> out(32);
+    launch(ldmatrix_kernel, {.blocks = 1, .threads = 32, .shared_bytes = 16 * 12 * 4}, nullptr,
+           Params{out.data(), nullptr});
+    for (float right : out) expect(right == 1.f, "ldmatrix");
+}
+
+// Two groups of copies; the second is not waited for at first.
+void copies_kernel(const Params p) {
+    auto* shared = reinterpret_cast<uint32_t*>(shared_memory());
+    const auto* from = reinterpret_cast<const uint32_t*>(p.boxes);
+    const int lane = threadIdx.x;
+    copy_async(shared + 8 * lane, from + 4 * lane, true);
+    commit_copies();
+    copy_async(shared + 8 * lane + 4, from + 4 * lane, lane % 2);
+    commit_copies();
+    wait_copies<1>();
+    __syncthreads();
+    const int other = (lane + 1) % 32;
+    const bool early = shared[8 * other + 3] == from[4 * other + 3];
+    __syncthreads();
+    wait_copies<0>();
+    __syncthreads();
+    p.out[lane] = early && shared[8 * other + 7] == (other % 2 ? from[4 * other + 3] : 0);
+}
+
+void copies() {
+    std::vector<float> out(32);
+    std::vector<uint4> boxes(32);
+    for (uint32_t i = 0; i < 32; ++i) boxes[i] = {i, i + 1, i + 2, i + 3};
+    launch(copies_kernel, {.blocks = 1, .threads = 32, .shared_bytes = 1024}, nullptr,
+           Params{out.data(), boxes.data()});
+    for (float right : out) expect(right == 1.f, "copy_async");
+}
+
+// What is not waited for is not there.
+void early_kernel(const Params p) {
+    auto* shared = reinterpret_cast<uint32_t*>(shared_memory());
+    copy_async(shared, reinterpret_cast<const uint32_t*>(p.boxes), true);
+    commit_copies();
+    wait_copies<1>();
+    p.out[0] = shared[0] == 7 ? 1.f : 2.f;
+    wait_copies<0>();
+    p.out[1] = shared[0] == 7;
+}
+
+void early() {
+    float out[2];
+    uint4 box = {7, 7, 7, 7};
+    launch(early_kernel, {.blocks = 1, .threads = 1, .shared_bytes = 16}, nullptr, Params{out, &box});
+    expect(out[0] == 2.f && out[1] == 1.f, "wait_copies");
+}
+
+// Blocks draw numbers, write them down, and raise a flag; the last block waits for all flags.
+void draw_kernel(const Params p) {
+    auto* count = reinterpret_cast<int*>(p.boxes);
+    int* flags = count + 1;
+    if (threadIdx.x > 0) return;
+    const int mine = atomicAdd(count, 1);
+    p.out[mine] = static_cast<float>(mine + 1);
+    store_release(flags + mine, 1);
+    if (blockIdx.x > 0) return;
+    for (unsigned i = 0; i < gridDim.x; ++i)
+        while (load_acquire(flags + i) == 0) continue;
+    float sum = 0;
+    for (unsigned i = 0; i < gridDim.x; ++i) sum += p.out[i];
+    p.out[gridDim.x] = sum;
+}
+
+void flags() {
+    std::vector<float> out(8);
+    std::vector<uint4> boxes(2);
+    launch(draw_kernel, {.blocks = 7, .threads = 32}, nullptr, Params{out.data(), boxes.data()});
+    expect(out[7] == 28.f, "atomicAdd and flags");
+}
+
 // A message goes round the blocks, each of which adds 1 to its words.
 template <class Hop>
 void ring_kernel(const Params p) {
@@ -181,6 +275,19 @@ void spinning() {
     launch(spinning_kernel, {.blocks = 1, .threads = 3}, nullptr, Params{nullptr, &box});
 }
 
+void trap_kernel(const Params) { trap(); }
+
+void trapped() { launch(trap_kernel, {.blocks = 1, .threads = 1}, nullptr, Params{}); }
+
+void unaligned_kernel(const Params p) {
+    copy_async(reinterpret_cast<uint32_t*>(shared_memory()) + 1, reinterpret_cast<const uint32_t*>(p.boxes), true);
+}
+
+void unaligned() {
+    uint4 box = {};
+    launch(unaligned_kernel, {.blocks = 1, .threads = 1, .shared_bytes = 64}, nullptr, Params{nullptr, &box});
+}
+
 void overrun_kernel(const Params) { shared_memory()[16] = 1; }
 
 void overrun() { launch(overrun_kernel, {.blocks = 1, .threads = 1, .shared_bytes = 16}, nullptr, Params{}); }
@@ -193,9 +300,11 @@ void too_large() {
 
 const std::map<std::string, void (*)()>& all() {
     static const std::map<std::string, void (*)()> tests = {
-        {"barrier", barrier},   {"vote", vote},         {"shuffle", shuffle}, {"poison", poison},
-        {"mma", mma},           {"mailbox", mailbox},   {"cluster", cluster}, {"patience", patience},
-        {"deadlock", deadlock}, {"spinning", spinning}, {"overrun", overrun}, {"too_large", too_large},
+        {"barrier", barrier},   {"vote", vote},           {"shuffle", shuffle},   {"poison", poison},
+        {"ldmatrix", matrices}, {"copies", copies},       {"early", early},       {"flags", flags},
+        {"trap", trapped},      {"unaligned", unaligned}, {"mma", mma},           {"mailbox", mailbox},
+        {"cluster", cluster},   {"patience", patience},   {"deadlock", deadlock}, {"spinning", spinning},
+        {"overrun", overrun},   {"too_large", too_large},
     };
     return tests;
 }

@@ -45,6 +45,12 @@ inline void mma_bfloat16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (
     }
 }
 
+inline bool in_shared(const void* address) {
+    const emulator::Block& block = *emulator::current->block;
+    const auto* at = static_cast<const unsigned char*>(address);
+    return at >= block.shared && at < block.shared + block.shared_bytes;
+}
+
 template <int count>
 void ldmatrix(uint32_t (&out)[count], const uint32_t* row) {
     require_sm(75, "ldmatrix");
@@ -52,6 +58,7 @@ void ldmatrix(uint32_t (&out)[count], const uint32_t* row) {
     const unsigned g = emulator::current->lane / 4, q = emulator::current->lane % 4;
     for (int i = 0; i < count; ++i) {
         if (reinterpret_cast<uintptr_t>(rows[8 * i + g]) % 16) throw std::logic_error("ldmatrix: a row is not aligned");
+        if (!in_shared(rows[8 * i + g])) throw std::logic_error("ldmatrix: a row is not in shared memory");
         out[i] = rows[8 * i + g][q];
     }
     __syncwarp();  // nobody writes to a row before all have read it
@@ -61,6 +68,7 @@ void ldmatrix(uint32_t (&out)[count], const uint32_t* row) {
 inline void copy_async(uint32_t* shared, const uint32_t* global, bool wanted) {
     if (reinterpret_cast<uintptr_t>(shared) % 16 || reinterpret_cast<uintptr_t>(global) % 16)
         throw std::logic_error("copy_async: an address is not aligned");
+    if (!in_shared(shared) || (wanted && in_shared(global))) throw std::logic_error("copy_async: not global to shared");
     emulator::current->copies.push_back({shared, wanted ? global : nullptr});
     ++emulator::current->uncommitted;
 }
