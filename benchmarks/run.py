@@ -28,9 +28,11 @@ __all__ = ["RESULTS", "main", "measure", "place", "provenance"]
 RESULTS = Path(__file__).parent / "results"
 REPEATS = 7
 SECONDS = 0.5  # of a timed run, about
+PAUSE = 0.05  # seconds before it: threads of the rival before it, PyTorch's or ONNX Runtime's, spin for a while
 
 
 def _time(run: Callable[[], object]) -> float:
+    time.sleep(PAUSE)
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
