@@ -868,6 +868,36 @@ def test_nan_comes_out_as_nan(stack_machine, shape):
     assert out[0].isnan().any() and not out[1].isnan().any()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_stacks_in_a_cuda_graph(dtype):
+    """Two of them, one after the other, with state: each replay is the next part of a stream."""
+    if not (has_cuda() and torch.cuda.is_available()):
+        pytest.skip("no CUDA device")
+    spec = GatedStackSpec(**SMALL, epilogue="affine", dtype=dtype)
+    stack, _ = make_stack(spec)
+    weights = pack_gated_stack(stack.weights(), spec).cuda()
+    x, c, _ = make_inputs(spec, 300)
+    parts = [[x.cuda(), c.cuda()] for x, c in zip(x.split(100, 2), c.split(100, 2), strict=True)]
+
+    def run(x, c, states):
+        for state in states:
+            x = gated_stack(x, weights, spec, c=c, state=state)
+        return x
+
+    first = initial_state(spec, 2, device="cuda")
+    states = [first.clone() for _ in range(2)]
+    expected = [run(x, c, states) for x, c in parts]
+    given, states = [tensor.clone() for tensor in parts[0]], [first.clone() for _ in range(2)]
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = run(*given, states)
+    for part, right in zip(parts, expected, strict=True):
+        for held, new in zip(given, part, strict=True):
+            held.copy_(new)
+        graph.replay()
+        assert torch.equal(out, right)
+
+
 @pytest.mark.parametrize("head", ["gaussian-repeat", "softmax-one-hot"])
 def test_vocoder_on_cuda(head):
     """The CPU's waveform, and a stream's chunks with the whole's bits."""
