@@ -76,22 +76,4 @@ FASTWAVE_HOST_DEVICE Draw draw(Distribution distribution, int64_t n_params, floa
     return {x > clamp ? clamp : x, 0};
 }
 
-// Sample t of a row: the forced one while there is one, of a softmax with the class whose amplitude is nearest; then a
-// draw. Both the host's and the device's parameters of a call have these fields.
-template <class Params>
-FASTWAVE_HOST_DEVICE Draw next_sample(const Params& p, int64_t row, int64_t t, const float* parameters,
-                                      int64_t n_params) {
-    if (t >= p.forced_time) {
-        const float* noise = p.noise + row * p.noise_channels * p.time + t;
-        return draw(
-            p.distribution, n_params, p.temperature, p.log_scale_min, p.clamp, p.table,
-            [&](int64_t i) { return parameters[i]; }, [&](int64_t i) { return noise[i * p.time]; });
-    }
-    Draw x = {p.forced[row * p.forced_time + t], 0};
-    if (p.distribution == Distribution::softmax)
-        for (int64_t i = 1; i < n_params; ++i)
-            if (fabsf(x.value - p.table[i]) < fabsf(x.value - p.table[x.index])) x.index = i;
-    return x;
-}
-
 }  // namespace fastwave

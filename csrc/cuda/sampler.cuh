@@ -652,9 +652,20 @@ private:
         hop.send(0, sample_message, group, n, sample_of(group));
     }
 
-    // What the first stage is told of the next sample.
+    // Draws the sample, or takes the forced one; what the first stage is told of it.
     __device__ float draw_sample(int64_t row, int64_t t, int n, const float* parameters, int count) {
-        const Draw x = next_sample(p, row, t, parameters, count);
+        const float* noise = p.noise + row * p.noise_channels * p.time + t;
+        Draw x = {0.f, 0};
+        if (t < p.forced_time) {
+            x.value = p.forced[row * p.forced_time + t];
+            if (p.in_channels > 1)  // the class whose amplitude is nearest
+                for (int i = 1; i < count; ++i)
+                    if (fabsf(x.value - p.table[i]) < fabsf(x.value - p.table[x.index])) x.index = i;
+        } else {
+            x = draw(
+                p.distribution, count, p.temperature, p.log_scale_min, p.clamp, p.table,
+                [&](int64_t i) { return parameters[i]; }, [&](int64_t i) { return noise[i * p.time]; });
+        }
         p.samples[row * p.time + t] = n < steps_of(row) ? x.value : 0.f;
         return p.in_channels > 1 ? static_cast<float>(x.index) : x.value;
     }

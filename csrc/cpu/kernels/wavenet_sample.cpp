@@ -341,13 +341,24 @@ void Sampler<T>::finish(int64_t t) {
         if (t + 1 == length(row)) save(row, t + 1);
 }
 
-// Puts the next sample behind the front's window.
+// Draws the sample (or takes the forced one), and puts it behind the front's window.
 template <class T>
 void Sampler<T>::emit(int64_t row, int64_t t, const float* parameters) {
     const int64_t n = s.parameters();
     if (p.parameters)
         for (int64_t i = 0; i < n; ++i) p.parameters[(row * n + i) * p.time + t] = parameters[i];
-    const Draw x = next_sample(p, row, t, parameters, n);
+    const float* noise = p.noise + row * p.noise_channels * p.time + t;
+    Draw x = {0.f, 0};
+    if (t < p.forced_time) {
+        x.value = p.forced[row * p.forced_time + t];
+        if (s.in_channels > 1)  // the class whose amplitude is nearest
+            for (int64_t i = 1; i < n; ++i)
+                if (fabsf(x.value - p.table[i]) < fabsf(x.value - p.table[x.index])) x.index = i;
+    } else {
+        x = draw(
+            p.distribution, n, p.temperature, p.log_scale_min, p.clamp, p.table,
+            [&](int64_t i) { return parameters[i]; }, [&](int64_t i) { return noise[i * p.time]; });
+    }
     p.samples[row * p.time + t] = x.value;
     float* window = b.window + row * b.window_size;
     const int64_t kept = (s.front_width - 1) * s.in_channels;
