@@ -401,6 +401,7 @@ def test_cases_of_a_gpu(cpu_as_gpu, monkeypatch):
         assert set(result["missing"]) == ({"CUDA graph"} if not case.parallel else set())
         for ours in result["kernels"].values():
             assert ours["min"] <= ours["samples_per_second"] <= ours["max"] and ours["bytes"] == 7
+            assert ours["microseconds"] == pytest.approx(1e6 * case.make().batch / ours["samples_per_second"])
             assert ours["share"] > 0 and set(ours["ratios"]) == set(result["baselines"])
             assert ("plan" in ours) == (not case.parallel) and ("bandwidth_share" in ours) == case.parallel
         json.dumps(result)

@@ -100,6 +100,7 @@ def measure(case: Case, device: Device, probed: dict) -> dict:
             spec = dataclasses.replace(workload.spec, dtype=dtype)
             ours["plan"] = _cuda.wavenet_sample_plan(arguments(spec), workload.batch, 0)
             ours["share"] = speed / Pipeline(probed, spec, ours["plan"]).limit(workload.batch)
+        ours["microseconds"] = 1e6 * workload.batch / speed  # of a sample of all rows
         ours["real_time_factor"] = speed / workload.sample_rate
         ours["ratios"] = {name: speed / rival["samples_per_second"] for name, rival in results.items()}
     return {"case": case.name, "batch": workload.batch, "kernels": kernels, "baselines": results, "missing": missing}
