@@ -78,7 +78,7 @@ class Autoregressive:
 
 
 CHUNK = 96  # columns that gated_stack takes through a layer at once
-CUDA_CHUNK = 2**16  # on CUDA, of all rows together, so that each multiprocessor has some
+CUDA_BLOCK = 2**17  # samples of a row that generate() hands to a CUDA device at once: some for each multiprocessor
 PROJECTED_BYTES = 2**29  # of projected conditioning that an utterance may wait for
 
 
@@ -103,8 +103,8 @@ class Parallel:
         self.shared = self._shared() if on_cpu else {}
         # so many that the stage with the fewest columns too makes a chunk of them with each reading of its weights
         widest = max(stage.group for stage in self.stages)
-        chunk = CHUNK if on_cpu else CUDA_CHUNK
-        self.block_frames = max(BLOCK_FRAMES, chunk * widest // model.config.mel.hop_length)
+        block = CHUNK * widest if on_cpu else CUDA_BLOCK
+        self.block_frames = max(BLOCK_FRAMES, block // model.config.mel.hop_length)
         self.streams = not any(stage.reverse for stage in self.stages)
         self.look_ahead = sum(
             spec.look_ahead * stage.group for stage, spec in zip(self.stages, self.specs, strict=True)
