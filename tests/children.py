@@ -4,12 +4,13 @@ import functools
 import math
 import os
 import signal
+import time
 from pathlib import Path
 
 import torch
 
 from fastwave import models
-from fastwave.train import loop
+from fastwave.train import loop, processes
 from fastwave.train.options import Training
 
 
@@ -55,6 +56,16 @@ def second_gets_ctrl_c(rank):
 
     Training.rate = rate
     return functools.partial(setattr, Training, "rate", unchanged)
+
+
+def leave(rank, port, seconds, times):
+    """One of two processes, of which the first is late; ``times`` gets the rank, when it came to the end and left."""
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    with processes.joined(torch.device("cpu")):
+        processes.total(torch.ones(1))
+        time.sleep(0 if rank else seconds)
+        came = time.monotonic()
+    times.put((rank, came, time.monotonic()))
 
 
 def killed_in(training, step):

@@ -182,6 +182,19 @@ def test_two_processes_are_as_one(options, tmp_path):
     assert odds == ("ValueError: batch must be a multiple of 2 processes x accumulate 1, got 3",) * 2
 
 
+def test_nobody_leaves_before_all_have_come():
+    context = multiprocessing.get_context("spawn")
+    times, port = context.Queue(), free_port()
+    pair = [context.Process(target=children.leave, args=(rank, port, 1, times), daemon=True) for rank in range(2)]
+    for process in pair:
+        process.start()
+    (_, came, _), (_, _, left) = sorted(times.get(timeout=120) for _ in range(2))
+    assert left >= came
+    for process in pair:
+        process.join(60)
+    assert [process.exitcode for process in pair] == [0, 0]
+
+
 def test_what_averages_gradients_ends_before_the_group(options, monkeypatch):
     """Though an error's traceback still has its frames: see processes.averaged."""
     reducers = []
@@ -210,7 +223,8 @@ def test_torchrun_has_the_loss_curve_of_one_process(options, tmp_path):
     arguments += ["--learning-rate", 1e-2, "--ema", 0.5]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*torchrun, "-m", "fastwave.cli", "train", "teacher", *arguments]
-    subprocess.run([str(word) for word in command], check=True, timeout=120, capture_output=True)
+    done = subprocess.run([str(word) for word in command], timeout=120, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     alone = dataclasses.replace(training, out=tmp_path / "alone")
     loop.run(alone, quiet=True)
     assert_same_curves(training, alone)

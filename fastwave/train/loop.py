@@ -155,7 +155,6 @@ def fit(
                 _save(training.out / CHECKPOINT, model, objective.learners, average, step, now)
                 exported.save(training.out / MODEL)
             if interrupting:
-                processes.wait()  # or torchrun, which sees one that has ended, would end the one that saves
                 raise KeyboardInterrupt
             if first and reporting:
                 line = {"step": step, "seconds": round(seconds + time.monotonic() - started, 1)}
