@@ -42,8 +42,12 @@ FASTWAVE_INLINE void add_segment(Tile<P, N>& acc, int64_t first_panel, int64_t c
 #pragma GCC unroll 2
         for (int64_t k = 0; k < words; ++k, w += panel) {
             vec weight[P][vectors];
-            for (int p = 0; p < P; ++p)
+            for (int p = 0; p < P; ++p) {
                 for (int v = 0; v < vectors; ++v) weight[p][v] = load(w + p * stride + v * width);
+                // the same of the next tile's panels, into the second-level cache: a panel is a page or two, where the
+                // hardware's own prefetching ends. With one column there is no time for it.
+                if constexpr (N > 1) __builtin_prefetch(w + (P + p) * stride, 0, 2);
+            }
             for (int n = 0; n < N; ++n) {  // one input at a time: accumulators and weights fill the registers
                 const vec input = splat(x[n][k]);
                 for (int p = 0; p < P; ++p)
