@@ -48,12 +48,16 @@ class Ceilings:
         Reading and arithmetic may overlap fully, so the longer one counts; each weight is read once for all rows in
         lockstep, and from the fastest cache that can keep it.
         """
+        return batch / max(self.least(work, batch))
+
+    def least(self, work: Work, batch: int = 1) -> tuple[float, float]:
+        """Seconds of a sample of every row of a batch that reading and that arithmetic take, each by itself."""
         rows = min(GROUP, -(-batch // self.threads))
         groups = -(-batch // rows)
         teams = min(groups, self.threads)  # each has its share of the machine, and reads all the weights
         arithmetic = rows * sum(amount / self.operations[dtype] for dtype, amount in work.operations.items())
-        step = teams * max(self._reading(work.streamed, teams), arithmetic)
-        return batch / (step * -(-groups // teams))
+        turns = teams * -(-groups // teams)
+        return turns * self._reading(work.streamed, teams), turns * arithmetic
 
     def _reading(self, left: float, teams: int) -> float:
         """The least time in which all cores together read so many bytes, which a team keeps in its caches."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -67,18 +68,27 @@ class Sampler:
     def __init__(self, config: WaveNetConfig, batch: int = 1, device: str = "cpu"):
         torch.manual_seed(0)
         self.model, self.batch, self.device = WaveNet(config).requires_grad_(False).to(device), batch, device
-        self.spec, self.sample_rate, self.unit = self.model.stack.spec, config.mel.sample_rate, config.cond_repeat
+        self.stack, self.spec = self.model.stack, self.model.stack.spec
+        self.sample_rate, self.unit = config.mel.sample_rate, config.cond_repeat
+
+    def of(self, change: Callable[[GatedStackSpec], GatedStackSpec]) -> Sampler:
+        """The same with another stack."""
+        other = copy.copy(self)
+        other.spec = change(self.spec)
+        other.stack = GatedStack(other.spec).requires_grad_(False).to(self.device)
+        return other
 
     def work(self, dtype: str) -> Work:
         return sampler_work(_typed(self.spec, dtype))
 
-    def _inputs(self, samples: int) -> tuple[Tensor, Tensor]:
-        c = torch.rand(self.batch, self.spec.cond_channels, samples // self.unit, device=self.device)
+    def _inputs(self, samples: int) -> tuple[Tensor, Tensor | None]:
+        bands = self.spec.cond_channels
+        c = torch.rand(self.batch, bands, samples // self.unit, device=self.device) if bands else None
         return _noise(self.model.noise_kinds, samples, self.batch).to(self.device), c
 
     def kernels(self, samples: int, dtype: str, threads: int) -> Run:
         spec, head = _typed(self.spec, dtype), self.model.config.head_spec()
-        weights = pack_gated_stack(self.model.stack.weights(), spec)
+        weights = pack_gated_stack(self.stack.weights(), spec)
         table = self.model.distribution.decode_table() if head.distribution == "softmax" else None
         state = initial_sampler_state(spec, self.batch, self.model.first_input(), device=self.device)
         z, c = self._inputs(samples)
@@ -109,12 +119,17 @@ class Stacks:
         self.sample_rate, self.unit = sample_rate, 8192 * specs[0].cond_repeat
         self.convolutions = ConvolutionStacks(self.stacks)
 
+    def of(self, change: Callable[[GatedStackSpec], GatedStackSpec]) -> Stacks:
+        """The same with other stacks."""
+        return Stacks([change(spec) for spec in self.specs], self.sample_rate, self.batch, self.device)
+
     def work(self, dtype: str) -> Work:
         return _stacks_work(self.specs, dtype)
 
-    def _inputs(self, samples: int) -> tuple[Tensor, Tensor]:
+    def _inputs(self, samples: int) -> tuple[Tensor, Tensor | None]:
         spec, there = self.specs[0], dict(device=self.device)
-        c = torch.rand(self.batch, spec.cond_channels, samples // spec.cond_repeat, **there)
+        bands = spec.cond_channels
+        c = torch.rand(self.batch, bands, samples // spec.cond_repeat, **there) if bands else None
         return torch.randn(self.batch, 1, samples, **there), c
 
     def kernels(self, samples: int, dtype: str, threads: int) -> Run:

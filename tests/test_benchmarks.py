@@ -20,7 +20,7 @@ from fastwave.ops.rounding import DTYPES
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))  # they are not installed
 pytest.importorskip("benchmarks", reason="needs the source tree")
-from benchmarks import quality, report, run
+from benchmarks import parts, quality, report, run
 from benchmarks.baseline import ConvolutionStacks, Graphed, IncrementalWaveNet, onnx_runtime
 from benchmarks.cases import CASES, FLOATS, PARALLEL_WAVEGAN, STUDENT_1, Case
 from benchmarks.ceilings import Ceilings, Work, measure_ceilings, sampler_work, stack_work
@@ -217,6 +217,30 @@ def test_ceilings(threads, monkeypatch):
     assert list(ceilings.operations) == list(DTYPES)
     assert list(ceilings.bandwidth) == [*ceilings.caches, "memory"]
     assert all(0 < value < 1e14 for value in (*ceilings.operations.values(), *ceilings.bandwidth.values()))
+
+
+@pytest.mark.parametrize("name", ["sampler", "batch", "stacks"])
+def test_parts(name, monkeypatch, capsys):
+    monkeypatch.setattr("benchmarks.ceilings.TRIALS", 2)
+    monkeypatch.setattr(parts, "CASES", TINY_CASES)
+    monkeypatch.setattr(parts, "SECONDS", 1e-3)
+    (case,) = (case for case in TINY_CASES if case.name == name)
+    workload, dtype = case.make(), case.dtypes[-1]
+    takes = parts.measure(workload, dtype=dtype, threads=1, repeats=1, seconds=1e-3)
+    *made, alone = list(takes) if name != "stacks" else [*takes, None]
+    assert made == [parts.WHOLE, *parts.PARTS, parts.REST] and alone in (parts.READING, None)
+    for key in ("took", "reading", "arithmetic"):
+        assert sum(takes[part][key] for part in made[1:]) == pytest.approx(takes[parts.WHOLE][key], abs=1e-9)
+    assert all(takes[part]["arithmetic"] > 0 for part in ("conditioning", "past taps", parts.REST))
+    parts.main(["--case", name, "--repeats", "1"])
+    assert capsys.readouterr().out.count(parts.WHOLE) == len(case.dtypes) * len(case.threads)
+
+
+def test_parts_are_of_stacks(monkeypatch, capsys):
+    monkeypatch.setattr(parts, "CASES", TINY_CASES)
+    with pytest.raises(SystemExit):
+        parts.main(["--case", "stream"])
+    assert "--case must be a sampler, or stacks by themselves, got 'stream'" in capsys.readouterr().err
 
 
 def test_peak_counts_multiply_adds():
