@@ -105,7 +105,8 @@ def test_gradient_of_the_distillation(tmp_path):
 
     def of(weight):
         x, *q = torch.func.functional_call(objective.model, {"flows.0.front.weight": weight}, (z, mel))
-        return objective.divergence(q, objective.teacher(x, mel).unbind(1)) + objective.stft_loss(x, wave)
+        p = objective.teacher(x, mel).unbind(1)
+        return regularized_kl(*q, *p) + objective.stft_loss(x, wave)
 
     assert gradcheck(of, (parameter.detach().clone().requires_grad_(),), fast_mode=True)
 
@@ -156,6 +157,13 @@ def test_the_loss_of_a_step(tmp_path):
         expected = expected + 0.5 * stft(x, wave) + 0.25 * stft.power(x, wave)
         assert name == "model"
         torch.testing.assert_close(loss, expected)
+        torch.testing.assert_close(sum(objective.terms.values()), loss)
+        first, second = (q, p) if kl == "reverse" else (p, q)
+        torch.testing.assert_close(objective.terms["kl"], gaussian_kl(*first, *second).mean())
+        gap = (q[1] - p[1]).square().mean()
+        torch.testing.assert_close(objective.terms["regularizer"], 2 * gap, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(objective.terms["stft"], 0.5 * stft(x, wave))
+        torch.testing.assert_close(objective.terms["power"], 0.25 * stft.power(x, wave))
 
 
 def test_the_teacher_and_its_conditioner_stay(tmp_path):

@@ -80,7 +80,7 @@ def assert_same_curves(first, second):
 def update(objective, segments, step=0):
     """One step alone: the losses."""
     updates = loop._update(objective, loop.NextLoss(objective.learners), segments, segments.wave.device, step)
-    return [loss for _, loss, _ in updates]
+    return [figures["loss"] for _, figures in updates]
 
 
 @pytest.mark.parametrize("name", ["teacher", "flowavenet"])

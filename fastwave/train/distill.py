@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from fastwave import models
-from fastwave.losses import STFTMagnitudeLoss, regularized_kl
+from fastwave.losses import STFTMagnitudeLoss, gaussian_kl, regularized_kl
 from fastwave.models import ClariNetStudent, ClariNetStudentConfig, WaveNet
 from fastwave.models.base import ConditionedConfig
 from fastwave.train.data import Clip
@@ -54,17 +54,20 @@ class Distillation(Objective):
         stft = STFTMagnitudeLoss.clarinet(rate) if training.stft == "clarinet" else STFTMagnitudeLoss.ksw0306()
         self.stft_loss = stft.to(device)
 
-    def divergence(self, q: Sequence[Tensor], p: Sequence[Tensor]) -> Tensor:
-        """KL_reg(q || p), or KL_reg(p || q), of (mean, log sigma) each."""
-        first, second = (q, p) if self.training.kl == "reverse" else (p, q)
-        return regularized_kl(*first, *second, self.training.regularizer)
-
     def losses(self, wave: Tensor, mel: Tensor, step: int) -> Iterator[tuple[str, Tensor]]:
+        """KL_reg(q || p), or KL_reg(p || q), and the distance of magnitudes, and of powers."""
+        training = self.training
         x, *q = self.model(torch.randn_like(wave), mel)
         p = self.teacher(x, mel).unbind(1)
-        loss = self.divergence(q, p) + self.training.stft_weight * self.stft_loss(x, wave)
-        if self.training.power_weight:
-            loss = loss + self.training.power_weight * self.stft_loss.power(x, wave)
+        first, second = (q, p) if training.kl == "reverse" else (p, q)
+        divergence = regularized_kl(*first, *second, training.regularizer)
+        stft = training.stft_weight * self.stft_loss(x, wave)
+        kl = gaussian_kl(*first, *second).mean()
+        self.terms = {"kl": kl, "regularizer": divergence - kl, "stft": stft}
+        loss = divergence + stft
+        if training.power_weight:
+            self.terms["power"] = training.power_weight * self.stft_loss.power(x, wave)
+            loss = loss + self.terms["power"]
         yield "model", loss
 
     def histograms(self, wave: Tensor, mel: Tensor) -> dict[str, Tensor]:

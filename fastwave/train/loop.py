@@ -24,6 +24,7 @@ import signal
 import threading
 import time
 import zipfile
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -131,10 +132,10 @@ def fit(
             if isinstance(segments, Exception):
                 raise segments
             try:
-                for name, loss, norm in _update(objective, next_loss, segments, device, step):
+                for name, figures in _update(objective, next_loss, segments, device, step):
                     prefix = "" if name == "model" else f"{name}_"
-                    means.setdefault(f"{prefix}loss", []).append(loss)
-                    means.setdefault(f"{prefix}gradient_norm", []).append(norm)
+                    for figure, value in figures.items():
+                        means.setdefault(prefix + figure, []).append(value)
             except FloatingPointError as error:
                 places = train.places(training.batch, training.seed, step)
                 names = ", ".join(train.clips[clip].name for clip, _ in places)
@@ -165,7 +166,7 @@ def fit(
                 log.write(json.dumps(line) + "\n")
                 log.flush()
                 if not quiet:
-                    short = {k: f"{v:.4g}" if k.endswith(("loss", "norm")) else v for k, v in line.items()}
+                    short = {k: v if k in ("step", "seconds") else f"{v:.4g}" for k, v in line.items()}
                     bar.write(", ".join(f"{k} {v}" for k, v in short.items()))
                 if board is not None:
                     with torch.no_grad():
@@ -196,8 +197,8 @@ class NextLoss(nn.Module):
 
 def _update(
     objective: Objective, next_loss: nn.Module, segments: Segments, device: torch.device, step: int
-) -> Iterator[tuple[str, float, float]]:
-    """One step: updates learner after learner, and yields their names, losses and norms of their gradients."""
+) -> Iterator[tuple[str, dict[str, float]]]:
+    """One step: updates learner after learner, and yields their names with losses, their terms, and gradient norms."""
     training, learners = objective.training, objective.learners
     waves, mels = (tensor.to(device).chunk(training.accumulate) for tensor in (segments.wave, segments.mel))
     micro_batches = [objective.losses(wave, mel, step) for wave, mel in zip(waves, mels, strict=True)]
@@ -205,7 +206,7 @@ def _update(
     for update in itertools.count():
         for learner in learners.values():
             learner.optimizer.zero_grad()
-        mean = torch.zeros((), device=device)
+        figures = defaultdict(lambda: torch.zeros((), device=device))
         for i, losses in enumerate(micro_batches, 1):
             key = np.random.SeedSequence((training.seed, step, first + i, update))
             torch.manual_seed(int(key.generate_state(1, np.uint64)[0]))
@@ -216,16 +217,18 @@ def _update(
                 if name is None:
                     return
                 (loss / len(micro_batches)).backward()
-            mean += loss.detach() / len(micro_batches)
+            for figure, value in {"loss": loss, **objective.terms}.items():
+                figures[figure] += value.detach() / len(micro_batches)
         learner = learners[name]
         for group in learner.optimizer.param_groups:
             group["lr"] = objective.learning_rate(name, step)
-        mean = processes.total(mean).item() / processes.size()
+        totals = processes.total(torch.stack([*figures.values()])).tolist()
+        means = {figure: total / processes.size() for figure, total in zip(figures, totals, strict=True)}
         norm = nn.utils.clip_grad_norm_(learner.module.parameters(), learner.clip_norm).item()
-        if not (math.isfinite(mean) and math.isfinite(norm)):
-            raise FloatingPointError(f"loss and gradient must be finite, got {mean} and {norm}")
+        if not (math.isfinite(means["loss"]) and math.isfinite(norm)):
+            raise FloatingPointError(f"loss and gradient must be finite, got {means['loss']} and {norm}")
         learner.optimizer.step()
-        yield name, mean, norm
+        yield name, means | {"gradient_norm": norm}
 
 
 @torch.no_grad()

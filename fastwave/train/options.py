@@ -6,8 +6,9 @@ import abc
 import dataclasses
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import ClassVar, Literal
 
 import torch
@@ -35,11 +36,13 @@ class Objective:
     """What a run minimises: here the model's own loss.
 
     One with a discriminator adds learners; the checkpoint holds them all. Nothing else that changes may be kept here,
-    or a resumed run would differ. Where a loss leaves parameters of the learners untouched,
-    ``find_unused_parameters`` tells torch.nn.parallel.DistributedDataParallel to look which.
+    or a resumed run would differ, but ``terms``: what the last loss is the sum of, for the log. Where a loss leaves
+    parameters of the learners untouched, ``find_unused_parameters`` tells torch.nn.parallel.DistributedDataParallel to
+    look which.
     """
 
     find_unused_parameters: ClassVar[bool] = False
+    terms: Mapping[str, Tensor] = MappingProxyType({})
 
     def __init__(self, model: Model, training: TrainingOptions):
         self.model, self.training = model, training
