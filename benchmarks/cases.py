@@ -145,8 +145,15 @@ CASES = (
         threads=(1, 2),
     ),
     Case(
+        name="student-1-batch-2",
+        about="student-1, two utterances side by side",
+        make=lambda: Stacks(STUDENT_1.stack_specs(), STUDENT_1.mel.sample_rate, batch=2),
+        dtypes=FLOATS,
+        threads=(2,),
+    ),
+    Case(
         name="student-1-stream",
-        about="the same at 22.05 kHz, first 256 samples of a stream",
+        about="student-1 at 22.05 kHz, first 256 samples of a stream",
         make=lambda: FirstChunk(
             ClariNetStudentConfig.student_1(mel=MelSpec.preset("r9y9/wavenet_vocoder"), upsample_scales=(16, 16))
         ),
