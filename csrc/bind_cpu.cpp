@@ -73,7 +73,7 @@ void run_groups(int64_t threads, int64_t count, void (*kernel)(const Params&), c
 
 // A row of a tensor that may be absent.
 float* row_of(const Tensor& tensor, int64_t row) {
-    return tensor ? tensor.data<float>() + row * (tensor.numel() / tensor.size(0)) : nullptr;
+    return tensor ? tensor.data<float>() + row * tensor.stride(0) : nullptr;
 }
 
 void gated_stack(const py::dict& spec, py::object x_, py::object weights_, py::object c_, py::object projected_,
@@ -103,10 +103,10 @@ void project(const py::dict& spec, py::object c_, py::object weights_, py::objec
     const Tensor c = take(c_, "c"), weights = take(weights_, "weights"), g = take(g_, "g"), out = take(out_, "out");
     if (!shape.cond_channels) fail("cond_channels", "at least 1 to project", shape.cond_channels);
     require(c, "c", float32, {any, shape.cond_channels, any});
-    const int64_t batch = c.size(0), columns = c.size(2), width = shape.layers * shape.gate_rows();
+    const int64_t batch = c.size(0), columns = c.size(2);
     require_weights(weights, shape);
     if (g) require(g, "g", float32, {batch, shape.layers, 2 * shape.gate});
-    require(out, "out", float32, {batch, columns, width});
+    require(out, "out", float32, {batch, panels_projected(shape), columns, panel});
     if (threads < 1) fail("threads", "at least 1", threads);
     if (batch == 0 || columns == 0) return;
     run_groups(threads, batch, kernels().project, [&](int64_t row) {

@@ -130,11 +130,10 @@ py::dict gated_stack_plan(const py::dict& spec, int64_t batch, int64_t time, int
     return entry;
 }
 
-void gated_stack(const py::dict& spec, py::object x_, py::object weights_, py::object c_, py::object projected_,
-                 py::object interpolation_, py::object g_, py::object u_, py::object y_, py::object lengths_,
-                 py::object state_, py::object out_, py::object workspace_, bool reverse, int64_t pending, bool last,
-                 std::uintptr_t stream) {
-    StackCall call(spec, x_, weights_, c_, projected_, interpolation_, g_, u_, y_, lengths_, state_, out_, reverse,
+void gated_stack(const py::dict& spec, py::object x_, py::object weights_, py::object c_, py::object interpolation_,
+                 py::object g_, py::object u_, py::object y_, py::object lengths_, py::object state_, py::object out_,
+                 py::object workspace_, bool reverse, int64_t pending, bool last, std::uintptr_t stream) {
+    StackCall call(spec, x_, weights_, c_, py::none(), interpolation_, g_, u_, y_, lengths_, state_, out_, reverse,
                    pending, last, on_cuda);
     require_dtype(call.shape);
     if (call.lengths) require(call.lengths, "lengths", int64, {call.batch}, on_cuda);
@@ -146,7 +145,6 @@ void gated_stack(const py::dict& spec, py::object x_, py::object weights_, py::o
     require(workspace, "workspace", float32, {cuda::gated_stack_plan(there, device).workspace / 4}, on_cuda);
     const std::pair<const Tensor&, const char*> others[] = {{call.weights, "weights"},
                                                             {call.c, "c"},
-                                                            {call.projected, "projected"},
                                                             {call.interpolation, "interpolation"},
                                                             {call.g, "g"},
                                                             {call.u, "u"},
@@ -172,9 +170,9 @@ PYBIND11_MODULE(_cuda, m) {
 
     m.def("devices", &devices, "One dict (name, sm, sm_count, bytes) per CUDA device; empty without a driver.");
     using py::arg;
-    m.def("gated_stack", &gated_stack, arg("spec"), arg("x"), arg("weights"), arg("c"), arg("projected"),
-          arg("interpolation"), arg("g"), arg("u"), arg("y"), arg("lengths"), arg("state"), arg("out"),
-          arg("workspace"), arg("reverse"), arg("pending"), arg("last"), arg("stream"));
+    m.def("gated_stack", &gated_stack, arg("spec"), arg("x"), arg("weights"), arg("c"), arg("interpolation"), arg("g"),
+          arg("u"), arg("y"), arg("lengths"), arg("state"), arg("out"), arg("workspace"), arg("reverse"),
+          arg("pending"), arg("last"), arg("stream"));
     m.def(
         "gated_stack_plan", &gated_stack_plan, arg("spec"), arg("batch"), arg("time"), arg("cond_time"), arg("last"),
         arg("device"),

@@ -130,6 +130,9 @@ inline void require_conditioning(const StackShape& s, const Tensor& c, int64_t b
             {batch, s.cond_channels, columns_of_c(s, time) + columns_of_c(s, pending) + s.cond_taps - 1}, on);
 }
 
+// Panels of what `project` makes of a column of c.
+inline int64_t panels_projected(const StackShape& s) { return s.layers * s.gate_rows() / panel; }
+
 // The arguments of a call of gated_stack, checked but for what `lengths` holds, and in `params` those of the first row.
 // Of `params` length, workspace and team are left to fill.
 struct StackCall {
@@ -169,7 +172,11 @@ struct StackCall {
             if (!shape.cond_channels || shape.cond_taps > 1)
                 fail("projected", "None without c, and where it is interpolated", projected.describe().c_str());
             const int64_t frames = columns_of_c(shape, time) + columns_of_c(shape, pending);
-            require(projected, "projected", float32, {batch, frames, shape.layers * shape.gate_rows()}, on);
+            require(projected, "projected", float32, {batch, panels_projected(shape), frames, panel},
+                    {on.device, false});
+            if (frames && (projected.stride(3) != 1 || (frames > 1 && projected.stride(2) != panel)))
+                fail("projected", "columns, one behind another, of what project made", projected.describe().c_str());
+            params.panel_stride = projected.stride(1);
         } else {
             require_conditioning(shape, c, batch, time, pending, on);
         }
@@ -199,7 +206,7 @@ struct StackCall {
         params.g = g.data<float>(), params.u = u.data<float>(), params.y = y.data<float>();
         params.state = state.data<float>(), params.out = out.data<float>();
         params.time = time;
-        params.cond_time = c ? c.size(2) : projected ? projected.size(1) : 0;
+        params.cond_time = c ? c.size(2) : 0;
         params.out_time = out_time;
         params.pending = pending;
         params.last = last;

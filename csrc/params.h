@@ -143,20 +143,21 @@ static inline int64_t packed_size(const StackShape& s) {
 // Called now and then by a kernel, which returns early when the answer is true.
 typedef bool (*Poll)(void* context);
 
-// One row of a batch. Absent tensors are null. All are contiguous, time last, but for the state: (state_size), and the
-// interpolation: (columns, cond_taps). Columns are counted from the first of x. Those of c, of the interpolation, of y
-// and of out begin at -pending, the first column that was read and not yet made. In place of c and g there may be what
-// `project` made of them.
+// One row of a batch. Absent tensors are null. All are contiguous, time last, but for the state: (state_size), the
+// interpolation: (columns, cond_taps), and what is projected. Columns are counted from the first of x. Those of c, of
+// the interpolation, of y and of out begin at -pending, the first column that was read and not yet made. In place of c
+// and g there may be what `project` made of them.
 struct GatedStackParams {
     StackShape shape;
     const float* weights;
     const float *x, *c, *interpolation, *g, *u, *y;  // (in, time), (C, cond_time), .., (L, 2G), (L, R), (out, out_time)
-    const float* projected;                          // (cond_time, L, gate_rows)
-    float *state, *out;                              // out: (out, out_time)
-    int64_t time, cond_time, out_time;               // allocated columns
-    int64_t pending;                                 // <= look_ahead
-    int64_t length;                                  // valid columns, from -pending to time
-    bool last;                                       // no more columns will come
+    const float* projected;                          // (L gate_rows / 16, columns, 16), panels `panel_stride` apart
+    int64_t panel_stride;
+    float *state, *out;                 // out: (out, out_time)
+    int64_t time, cond_time, out_time;  // allocated columns
+    int64_t pending;                    // <= look_ahead
+    int64_t length;                     // valid columns, from -pending to time
+    bool last;                          // no more columns will come
     bool reverse;
     float* workspace;  // gated_stack_workspace(shape) floats
     Team* team;        // splits a layer's columns; null: alone
@@ -169,7 +170,7 @@ struct ProjectParams {
     StackShape shape;
     const float* weights;
     const float *c, *g;  // (C, cond_time), (L, 2G)
-    float* out;          // (cond_time, L, gate_rows)
+    float* out;          // (L gate_rows / 16, cond_time, 16)
     int64_t cond_time;
     float* workspace;  // project_workspace(shape) floats
     Team* team;        // splits the layers; null: alone

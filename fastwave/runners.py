@@ -133,10 +133,10 @@ class Parallel:
     def start(self, batch: int, threads: int | None, speaker: Tensor | None) -> Callable[..., Tensor]:
         if speaker is not None:
             raise ValueError("speaker must be None: this model has no global conditioning")
-        conditioning = [_Columns(2) for _ in self.conditioner.rates]
+        conditioning = [_Columns() for _ in self.conditioner.rates]
         lanes = [_Lane(self, i, batch, threads, conditioning) for i in range(len(self.stages))]
         for i, first in self.shared.items():
-            lanes[i].projected = _Columns(1) if i == first else lanes[first].projected
+            lanes[i].projected = _Columns() if i == first else lanes[first].projected
 
         def run(noise: Tensor, c: Sequence[Tensor], lengths: Tensor | None, temperature: float, last: bool) -> Tensor:
             for columns, new in zip(conditioning if c else (), c, strict=True):
@@ -162,30 +162,28 @@ class Parallel:
 class _Columns:
     """What some stage still has to read of the columns of an utterance; around the utterance there are zeros.
 
-    They stand in a tensor with room for more, so that a column is copied once or twice, not with every block.
-
-    Args:
-        dim: of time.
+    They stand in a tensor with room for more, time its third dimension, so that a column is copied once or twice, not
+    with every block.
     """
 
-    def __init__(self, dim: int) -> None:
-        self.dim, self.first = dim, 0  # the first column that is kept
+    def __init__(self) -> None:
+        self.first = 0  # the first column that is kept
         self.store, self.start, self.count = None, 0, 0  # where it stands, and how many there are
 
     @property
     def columns(self) -> Tensor:
-        return self.store.narrow(self.dim, self.start, self.count)
+        return self.store.narrow(2, self.start, self.count)
 
     def append(self, columns: Tensor) -> None:
-        count = columns.shape[self.dim]
-        if self.store is None or self.start + self.count + count > self.store.shape[self.dim]:
+        count = columns.shape[2]
+        if self.store is None or self.start + self.count + count > self.store.shape[2]:
             shape = list(columns.shape)
-            shape[self.dim] = 2 * (self.count + count)
+            shape[2] = 2 * (self.count + count)
             store = columns.new_empty(shape)
             if self.count:
-                store.narrow(self.dim, 0, self.count).copy_(self.columns)
+                store.narrow(2, 0, self.count).copy_(self.columns)
             self.store, self.start = store, 0
-        self.store.narrow(self.dim, self.start + self.count, count).copy_(columns)
+        self.store.narrow(2, self.start + self.count, count).copy_(columns)
         self.count += count
 
     def forget(self, before: int) -> None:
@@ -197,8 +195,8 @@ class _Columns:
         """Columns [start, end)."""
         start, end = start - self.first, end - self.first
         low, high = max(0, start), min(end, self.count)
-        inside = self.columns.narrow(self.dim, low, high - low)
-        around = (0, 0) * (2 - self.dim) + (low - start, end - high)
+        inside = self.columns.narrow(2, low, high - low)
+        around = (0, 0) * (inside.dim() - 3) + (low - start, end - high)
         return nn.functional.pad(inside, around) if any(around) else inside
 
 

@@ -53,7 +53,7 @@ class Kernels:
     """The emulated module in the place of fastwave._cpu: so the CPU's op, and its tests, run on it as they are."""
 
     @staticmethod
-    def gated_stack(spec, *, threads, reverse, pending, last, **capsules):
+    def gated_stack(spec, *, threads, projected, reverse, pending, last, **capsules):
         tensors = {name: None if capsule is None else from_dlpack(capsule) for name, capsule in capsules.items()}
         x, c = tensors["x"], tensors["c"]
         plan = cuda.gated_stack_plan(spec, max(1, len(x)), x.shape[-1], 0 if c is None else c.shape[-1], last, device=0)

@@ -141,7 +141,6 @@ def stack(dtype="float32", **changes):
         x=torch.zeros(2, 1, 16),
         weights=pack_gated_stack(model.stack.weights(), spec),
         c=torch.zeros(2, 7, 16),
-        projected=None,
         interpolation=None,
         g=None,
         u=None,

@@ -206,20 +206,24 @@ OP_ERRORS = {
         "y must be given where the output lies behind x, got None",
     ),
     "projected": (
-        stack(projected=torch.zeros(2, 5, 64)),
+        stack(projected=torch.zeros(2, 4, 5, 16)),
         "c must be None: it is projected already, got float32 (2, 3, 5)",
     ),
     "projected-g": (
-        stack(c=None, projected=torch.zeros(2, 5, 64), g=torch.zeros(2, 2, 8)),
+        stack(c=None, projected=torch.zeros(2, 4, 5, 16), g=torch.zeros(2, 2, 8)),
         "g must be None: it is in what is projected, got float32 (2, 2, 8)",
     ),
     "projected-width": (
-        stack(c=None, projected=torch.zeros(2, 5, 16)),
-        f"projected {contiguous('float32', '(2, 5, 64)')} float32 (2, 5, 16)",
+        stack(c=None, projected=torch.zeros(2, 3, 5, 16)),
+        "projected must be a float32 tensor of shape (2, 4, 5, 16) on cpu, got float32 (2, 3, 5, 16)",
+    ),
+    "projected-order": (
+        stack(c=None, projected=torch.zeros(2, 4, 16, 5).transpose(2, 3)),
+        "projected must be columns, one behind another, of what project made, got non-contiguous float32 (2, 4, 5, 16)",
     ),
     "projected-interpolated": (
-        stack(c=None, projected=torch.zeros(2, 5, 64), spec=INTERPOLATED),
-        "projected must be None without c, and where it is interpolated, got float32 (2, 5, 64)",
+        stack(c=None, projected=torch.zeros(2, 4, 5, 16), spec=INTERPOLATED),
+        "projected must be None without c, and where it is interpolated, got float32 (2, 4, 5, 16)",
     ),
     "project-c": (
         lambda: project(torch.zeros(2, 2, 5), WEIGHTS, SPEC),

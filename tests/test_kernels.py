@@ -373,9 +373,12 @@ def test_projected_conditioning_gives_the_same_bits(isa, shape, dtype):
         x, c, extras = make_inputs(spec, time)
         for g in (None, extras["g"]):
             projected = project(c, weights, spec, g=g, threads=2)
+            around = torch.nn.functional.pad(projected, (0, 0, 3, 2), value=math.nan)
+            window = around[:, :, 3 : 3 + projected.shape[2]]
             for named in ({}, {"u": extras["u"], "lengths": extras["lengths"], "reverse": True}):
-                out = gated_stack(x, weights, spec, projected=projected, **named)
-                assert torch.equal(out, gated_stack(x, weights, spec, c=c, g=g, **named))
+                expected = gated_stack(x, weights, spec, c=c, g=g, **named)
+                assert torch.equal(gated_stack(x, weights, spec, projected=projected, **named), expected)
+                assert torch.equal(gated_stack(x, weights, spec, projected=window, **named), expected)
 
 
 @pytest.mark.parametrize("shape", [{}, dict(causal=False)], ids=["causal", "centred"])
@@ -391,26 +394,6 @@ def test_places_in_rings_are_used_again(stack_machine, shape):
     x, c, _ = make_inputs(spec, 1000, batch=1)
     out = gated_stack(x, pack_gated_stack(stack.weights(), spec), spec, c=c)
     assert_close(out, stack(x, c), stack64(x.double(), c.double()))
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("shape", ["repeat", "centred"])
-@pytest.mark.parametrize("stack_machine", ["cuda", "emulated-sm90"], indirect=True)
-def test_what_the_cpu_projected_serves_a_cuda_device(stack_machine, shape, dtype):
-    run = stack_on(stack_machine)
-    spec = GatedStackSpec(**(SMALL | SHAPES[shape]), dtype=dtype)
-    stack, _ = make_stack(spec)
-    weights = pack_gated_stack(stack.weights(), spec)
-    x, c, extras = make_inputs(spec, 70)
-    named = {"u": extras["u"], "lengths": extras["lengths"], "reverse": True}
-    projected = project(c, weights, spec, g=extras["g"])
-    tolerance = 2e-5 if dtype == "float32" else 0.02
-    torch.testing.assert_close(
-        run(x, weights, spec, projected=projected, **named),
-        run(x, weights, spec, c=c, g=extras["g"], **named),
-        rtol=tolerance,
-        atol=tolerance,
-    )
 
 
 # Every kernel of gated_stack, by the device that takes it for 300 columns; with rows and depths that are not whole

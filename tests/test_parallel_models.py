@@ -11,7 +11,7 @@ import torch
 from refusals import assert_refused
 
 import fastwave
-from fastwave import models
+from fastwave import models, runners
 from fastwave.audio import MelSpec
 from fastwave.conditioners import TorchConditioner
 from fastwave.models import (
@@ -145,6 +145,7 @@ def test_stacks_on_an_emulated_gpu(name, monkeypatch):
     if emulated_cuda.cuda is None:
         pytest.skip("not built: make cuda_on_cpu")
     monkeypatch.setattr(importlib.import_module("fastwave.ops.gated_stack"), "_cpu", emulated_cuda.Kernels)
+    monkeypatch.setattr(runners.Parallel, "_shared", lambda self: {})  # on a GPU every call projects its conditioning
     emulated_cuda.emulator.configure(sm=90, seed=1)
     model, mel = make(name), mels(frames=9)
     vocoder = fastwave.Vocoder(model)

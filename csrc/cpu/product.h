@@ -57,20 +57,22 @@ FASTWAVE_INLINE void add_segment(Tile<P, N>& acc, int64_t first_panel, int64_t c
     }
 }
 
-// What a column's sum starts from: a vector, and to it `taps` others behind one another, each times its weight: the
-// conditioning between two frames, say. frames[n]: the first of them, `stride` apart; weights[n]: how much of each.
+// What a column's sum starts from: a vector, its panels `panel_stride` apart, and to it `taps` others behind one
+// another, each times its weight: the conditioning between two frames, say. frames[n]: the first of them, `stride`
+// apart; weights[n]: how much of each.
 struct Init {
     const float* const* base;
+    int64_t panel_stride = panel;
     int64_t taps = 0, stride = 0;
     const float* const* frames = nullptr;
     const float* const* weights = nullptr;
 
     [[gnu::always_inline]] Init(const float* const* columns) : base(columns) {}
 
-    [[gnu::always_inline]] vec operator()(int64_t column, int64_t at) const {
-        vec sum = load(base[column] + at);
+    [[gnu::always_inline]] vec operator()(int64_t column, int64_t q, int64_t v) const {
+        vec sum = load(base[column] + q * panel_stride + v);
         for (int64_t k = 0; k < taps; ++k)
-            sum = fma(load(frames[column] + k * stride + at), splat(weights[column][k]), sum);
+            sum = fma(load(frames[column] + k * stride + q * panel + v), splat(weights[column][k]), sum);
         return sum;
     }
 };
@@ -83,7 +85,7 @@ FASTWAVE_INLINE void tile(int64_t first_panel, int64_t column, const Segment* se
     Tile<P, N> acc;
     for (int n = 0; n < N; ++n)
         for (int p = 0; p < P; ++p)
-            for (int v = 0; v < vectors; ++v) acc[n][p][v] = init(column + n, (first_panel + p) * panel + v * width);
+            for (int v = 0; v < vectors; ++v) acc[n][p][v] = init(column + n, first_panel + p, v * width);
     for (int s = 0; s < count; ++s) add_segment<T, P, N>(acc, first_panel, column, segments[s]);
     store_tile.template operator()<P, N>(first_panel, column, acc);
 }
@@ -168,12 +170,13 @@ struct StoreResidualSkip {
 struct StorePlain {
     float* const* out;
     bool relu;
+    int64_t panel_stride = panel;
     template <int P, int N>
     [[gnu::always_inline]] void operator()(int64_t first_panel, int64_t column, Tile<P, N>& acc) const {
         for (int n = 0; n < N; ++n)
             for (int p = 0; p < P; ++p)
                 for (int v = 0; v < vectors; ++v)
-                    store(out[column + n] + (first_panel + p) * panel + v * width,
+                    store(out[column + n] + (first_panel + p) * panel_stride + v * width,
                           relu ? max(splat(0.f), acc[n][p][v]) : acc[n][p][v]);
     }
 };

@@ -72,7 +72,7 @@ TileParams fill(const StackBatch& call) {
     p.lag_front = static_cast<int>(s.lag_front());
     p.look_ahead = static_cast<int>(s.look_ahead());
     p.epilogue = s.epilogue, p.delay = s.delay;
-    p.x = from.x, p.c = from.c, p.projected = from.projected, p.interpolation = from.interpolation;
+    p.x = from.x, p.c = from.c, p.interpolation = from.interpolation;
     p.g = from.g, p.u = from.u, p.y = from.y;
     p.state = from.state, p.out = from.out, p.lengths = call.lengths;
     p.state_size = s.state_size();
@@ -122,7 +122,7 @@ Plan make_plan(const StackBatch& call, int device_index) {
     p.drawn = plan.take<int>(1 + int64_t{p.rows} * p.tiles);
     p.stages = p.drawn + 1;
     p.came = plan.take<float>(int64_t{p.rows} * p.came_size);
-    p.cond = plan.take<uint32_t>(p.projected ? 0 : int64_t{p.rows} * p.cond_time * p.cond_stride);
+    p.cond = plan.take<uint32_t>(int64_t{p.rows} * p.cond_time * p.cond_stride);
     p.blocks = plan.take<unsigned char>(plan.blocks * p.block_bytes);
     p.skip_sums = plan.take<float>(p.causal ? 0 : p.rows * int64_t{p.skip_ring().capacity} * p.skip_ring().stride);
     int64_t ring_words = 0;

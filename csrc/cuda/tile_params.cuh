@@ -46,7 +46,7 @@ struct TileParams : StackSizes {
     Epilogue epilogue;
     Delay delay;
 
-    const float *x, *c, *projected, *interpolation, *g, *u, *y;
+    const float *x, *c, *interpolation, *g, *u, *y;
     float *state, *out;
     const int64_t* lengths;
     int64_t state_size;

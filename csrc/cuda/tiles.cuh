@@ -147,7 +147,7 @@ private:
                 const LayerAt &layer = shared.layers[l % 2], &next = shared.layers[(l + 1) % 2];
                 if (threadIdx.x == 0) shared.layers[(l + 1) % 2] = p.behind(layer);
                 if (p.separable) filter(layer);
-                if (p.by_frames() && !p.projected) frames(layer);
+                if (p.by_frames()) frames(layer);
                 gates(layer);
                 products(layer, next);
                 publish(l + 2);
@@ -441,15 +441,11 @@ private:
         __device__ const uint32_t* staged(int, int, const uint32_t* loaded, int&) const { return loaded; }
     };
 
-    // sum += what conditioning adds that is made apart from the taps.
+    // sum += what conditioning at a lower rate adds.
     __device__ void add_frames(Sum<Tile>& sum, const LayerAt& layer, int first_panel, int panels) const {
         const Span made = this->made(layer.after);
-        const float* data = b.frames - int64_t{frames_of(layer).first} * b.frames_stride;
-        int64_t stride = b.frames_stride;
-        if (p.projected) {
-            data = p.projected + (int64_t{row} * p.cond_time * p.layers + layer.index) * 2 * G;
-            stride = int64_t{p.layers} * 2 * G;
-        }
+        const int64_t stride = b.frames_stride;
+        const float* data = b.frames - frames_of(layer).first * stride;
 #pragma unroll
         for (int n = 0; n < Tile::groups; ++n)
 #pragma unroll
@@ -494,16 +490,15 @@ private:
     }
 
     __device__ void gates(const LayerAt& layer) {
-        const bool apart = p.projected || p.by_frames();
-        Taps source = {*this, layer, p.cond_channels && !apart, false};
+        Taps source = {*this, layer, p.cond_channels && !p.by_frames(), false};
         const int panels = 2 * G / panel;
 #pragma unroll 1
         for (int pass = 0; pass < panels; pass += Tile::panels) {
             const int mine = pass + Tile::first_panel();
             Sum<Tile> sum;
-            start(sum, p.projected ? nullptr : reinterpret_cast<const float*>(layer.weights), mine, panels);
+            start(sum, reinterpret_cast<const float*>(layer.weights), mine, panels);
             if (p.g) add_g(sum, layer, mine);
-            if (apart) add_frames(sum, layer, mine, panels);
+            if (p.by_frames()) add_frames(sum, layer, mine, panels);
             multiply<T>(sum, b.staging, pass, panels, source);
             uint32_t* z = b.z + (Tile::first_column() + 2 * lane_quad()) * b.z_stride;
 #pragma unroll

@@ -23,6 +23,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.dlpack import to_dlpack
 
 from fastwave import _cpu
 from fastwave.ops.custom import (
@@ -427,7 +428,7 @@ def gated_stack(
 
     Args:
         weights: one flat tensor of spec.dtype, from fastwave.pack.pack_gated_stack.
-        projected: what fastwave.ops.project made of c and g, in their place: the same bits come out.
+        projected: what fastwave.ops.project made of c and g, in their place: the same bits come out. On the CPU alone.
         pending: columns that are pending: as many as all earlier calls took, at most spec.look_ahead.
         last: whether no more columns will come.
         threads: rows of the batch run on up to so many threads; of no meaning on a CUDA device, where the call returns
@@ -447,37 +448,40 @@ OPTIONAL = ("c", "projected", "g", "u", "y", "interpolation", "lengths", "state"
 
 
 def _gated_stack(x, weights, *optional, threads, **named):
-    return _run(_cpu, x, weights, optional, {"threads": threads}, **named)
+    tensors = dict(zip(OPTIONAL, optional, strict=True))
+    projected = tensors.pop("projected")
+    machine = {"threads": threads, "projected": None if projected is None else to_dlpack(projected.detach())}
+    return _run(_cpu, x, weights, tensors, machine, **named)
 
 
 def _gated_stack_cuda(x, weights, *optional, threads, **named):
     kernels = cuda_kernels("x", x.device)
     tensors = dict(zip(OPTIONAL, optional, strict=True))
+    if tensors.pop("projected") is not None:
+        raise ValueError("projected must be None on cuda, got a tensor")
     lengths, columns = tensors["lengths"], named["pending"] + x.shape[-1]
     capturing = torch.cuda.is_current_stream_capturing()  # a graph: values cannot be read, and the kernel bounds them
     if lengths is not None and lengths.numel() and not capturing and not 0 <= lengths.min() <= lengths.max() <= columns:
         raise ValueError(f"lengths must be between 0 and {columns}, got {lengths.tolist()}")
     machine = {"stream": current_stream(x), "workspace": capsule(_workspace(kernels, x, tensors, **named))}
-    return _run(kernels, x, weights, optional, machine, **named)
+    return _run(kernels, x, weights, tensors, machine, **named)
 
 
 def _workspace(kernels, x, tensors, *, reverse, pending, last, **spec):
     """What a call on a CUDA device needs of memory beside its tensors."""
-    conditioning = tensors["c"] if tensors["projected"] is None else None
     plan = kernels.gated_stack_plan(
         spec,
         batch=max(1, len(x)),
         time=x.shape[-1],
-        cond_time=0 if conditioning is None else conditioning.shape[-1],
+        cond_time=0 if tensors["c"] is None else tensors["c"].shape[-1],
         last=last,
         device=x.device.index or 0,
     )
     return x.new_empty(plan["workspace"] // x.itemsize)
 
 
-def _run(kernels, x, weights, optional, machine, *, reverse, pending, last, **spec):
+def _run(kernels, x, weights, tensors, machine, *, reverse, pending, last, **spec):
     out = _empty_output(x, pending, last, spec)
-    tensors = dict(zip(OPTIONAL, optional, strict=True))
     tensors["state"] = contiguous_state(tensors["state"])
     kernels.gated_stack(
         spec,

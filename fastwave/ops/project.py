@@ -25,7 +25,8 @@ def project(c: Tensor, weights: Tensor, spec: GatedStackSpec, *, g: Tensor | Non
         c: (batch, cond_channels, columns).
 
     Returns:
-        (batch, columns, width), in the order in which the kernel reads it: what it is good for is gated_stack alone.
+        (batch, panels, columns, 16), in the order in which the kernel reads it: what it is good for is gated_stack
+        alone, which takes a window of its columns, too.
 
     Raises:
         ValueError: as gated_stack; or the stack has no conditioning.
@@ -43,7 +44,8 @@ def _project(c, weights, g, *, threads, **spec):
 def _fake_project(c, weights, g, *, threads, **spec):
     if c.dim() != 3:
         raise ValueError(f"c must be (batch, {spec['cond_channels']}, columns), got {tuple(c.shape)}")
-    return c.new_empty(c.shape[0], c.shape[2], len(spec["dilations"]) * 2 * (-(-spec["gate_channels"] // 16) * 16))
+    panels = len(spec["dilations"]) * 2 * -(-spec["gate_channels"] // 16)
+    return c.new_empty(c.shape[0], panels, c.shape[2], 16)
 
 
 define(

@@ -247,7 +247,8 @@ void Stack<T>::gates(const LayerWeights& w, int64_t index, Columns columns, Pane
     const float *frames[chunk], *weights[chunk];
     if (p.projected) {
         for (int64_t i = 0; i < n; ++i)
-            init[i] = p.projected + (cond_place(cond_key(first + i)) * s.layers + index) * rows;
+            init[i] = p.projected + index * (rows / panel) * p.panel_stride + cond_place(cond_key(first + i)) * panel;
+        start.panel_stride = p.panel_stride;
     } else if (p.c && s.cond_repeat == 1 && !margin) {
         buffers.cond.columns(cond, first, n);
         segments[count++] = {w.cond, s.cond_channels, cond};

@@ -39,10 +39,10 @@ void run(const ProjectParams& p) {
                 float* out[chunk];
                 for (int64_t i = 0; i < n; ++i) {
                     init[i] = buffers.bias + l * rows;
-                    out[i] = p.out + ((first + i) * s.layers + l) * rows;
+                    out[i] = p.out + l * rows * p.cond_time + (first + i) * panel;
                 }
                 const Segment segment = {layers[l].cond, s.cond_channels, x};
-                product<T>({0, rows / panel}, n, &segment, 1, init, StorePlain{out, false});
+                product<T>({0, rows / panel}, n, &segment, 1, init, StorePlain{out, false, p.cond_time * panel});
             }
         });
     }
