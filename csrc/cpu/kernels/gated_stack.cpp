@@ -37,7 +37,7 @@ struct Ring {
 // `zeros`, `z_words`, the ring `cond` and the rings v hold what products read, in words of T.
 template <class T>
 struct Buffers {
-    float *zeros, *window, *bias, *column, *cond_column, *projected, *depthwise, *z, *z_words, *head_a, *head_b;
+    float *zeros, *window, *bias, *column, *cond_columns, *projected, *depthwise, *z, *z_words, *head_a, *head_b;
     float* parameters;
     Ring skip, cond;
     float* rings;      // per layer: h, then v, which is h + u, rounded where a product reads it
@@ -49,8 +49,8 @@ struct Buffers {
         v_stride = s.separable ? padded(s.residual) : T::column_words(s.residual);
         zeros = arena.take(v_stride > rows ? v_stride : rows);
         column = arena.take(max_team * padded(s.residual));
-        cond_column = arena.take(s.cond_channels);
-        window = arena.take((chunk + s.front_width) * s.in_channels);
+        cond_columns = arena.take(s.cond_channels ? max_team * turned * turning(s.cond_channels) : 0);
+        window = arena.take((chunk + max_team * s.front_width) * s.in_channels);
         bias = arena.take(s.layers * rows);
         const int64_t cond_columns = s.cond_channels == 0 ? 0 : (chunk + behind) / s.cond_repeat + s.cond_taps + 2;
         const int64_t cond_words = T::column_words(s.cond_channels);
@@ -118,8 +118,14 @@ struct Stack {
     void run();
 
 private:
+    // What the head made of a column of the chunk.
+    const float* made(int64_t offset) const {
+        return (s.heads % 2 ? buffers.head_b : buffers.head_a) + offset * s.widest_head();
+    }
     int64_t load_conditioning(int64_t from, int64_t to);
-    void front(const StackWeights& w, int64_t first, int64_t n, const Ring& h);
+    template <class Run>
+    void by_columns(int64_t first, int64_t n, const Run& run);
+    void front(const StackWeights& w, Columns columns, const Ring& h);
     void layer(const LayerWeights& w, int64_t index, int64_t first, int64_t n, const Ring* h, const Ring* v);
     void filter(const LayerWeights& w, int64_t index, Columns columns, const Ring& v);
     void gates(const LayerWeights& w, int64_t index, Columns columns, Panels panels, const Ring& v);
@@ -129,45 +135,58 @@ private:
     float* filtered(int64_t place) const;
     void round(int64_t index, Columns columns, const Ring* h, const Ring* v);
     void hold(float* to, const float* from) const;
-    void head(StackWeights heads, int64_t first, int64_t n, const Ring& last);
-    void write(int64_t first, int64_t n, const float* parameters, int64_t stride);
+    void head(const StackWeights& heads, Columns columns, const Ring& last);
+    void write(Columns columns);
     void restore(const Ring* h, const Ring* v);
     void save(const Ring* h, const Ring* v);
     template <class Past, class Present, class Skip>
     float* walk_state(float* at, int64_t now, const Past& past, const Present& present, const Skip& skip);
 };
 
+// Threads share the columns [first, first + n).
+template <class T>
+template <class Run>
+void Stack<T>::by_columns(int64_t first, int64_t n, const Run& run) {
+    split(p.team, [&](int64_t i, int64_t parts) {
+        const int64_t from = n * i / parts, to = n * (i + 1) / parts;
+        if (from < to) run(Columns{first + from, to - from, from, i});
+    });
+}
+
 // Transposes the raw conditioning columns with keys below cond_key(to - 1) + 1 + margin into their ring.
 template <class T>
 int64_t Stack<T>::load_conditioning(int64_t from, int64_t to) {
     if (!p.c) return from;
     const int64_t end = cond_key(to - 1) + 1 + margin;
-    for (int64_t key = from; key < end; ++key)
-        load_column<T>(buffers.cond.at(key), buffers.cond_column, p.c + cond_place(key), s.cond_channels, p.cond_time);
-    return end > from ? end : from;
+    if (end <= from) return from;
+    by_columns(from, end - from, [&](Columns keys) {
+        load_columns<T>([&](int64_t i) { return buffers.cond.at(keys.first + i); },
+                        buffers.cond_columns + keys.part * turned * turning(s.cond_channels),
+                        p.c + cond_place(keys.first), s.cond_channels, p.cond_time, keys.n, p.reverse ? -1 : 1);
+    });
+    return end;
 }
 
 template <class T>
-void Stack<T>::front(const StackWeights& w, int64_t first, int64_t n, const Ring& h) {
+void Stack<T>::front(const StackWeights& w, Columns columns, const Ring& h) {
     // window: inputs [first - left, first + n + right) time-major; a column's taps are contiguous in it
-    const int64_t in = s.in_channels, delay = s.delay == Delay::input;
+    const int64_t in = s.in_channels, delay = s.delay == Delay::input, n = columns.n;
     const int64_t left = s.front_width - 1 - s.lag_front(), history = s.front_history();
-    const int64_t width = n + s.front_width - 1;
-    for (int64_t i = 0; i < width; ++i) {
-        const int64_t t = first - left - delay + i;
-        float* to = buffers.window + i * in;
-        for (int64_t ch = 0; ch < in; ++ch)
-            to[ch] = t >= p.length              ? 0.f
-                     : t >= 0                   ? p.x[ch * p.time + place(t)]
-                     : p.state && t >= -history ? p.state[(t + history) * in + ch]
-                                                : 0.f;
-    }
+    float* window = buffers.window + (columns.offset + columns.part * s.front_width) * in;
+    for (int64_t ch = 0; ch < in; ++ch)
+        for (int64_t i = 0; i < n + s.front_width - 1; ++i) {
+            const int64_t t = columns.first - left - delay + i;
+            window[i * in + ch] = t >= p.length              ? 0.f
+                                  : t >= 0                   ? p.x[ch * p.time + place(t)]
+                                  : p.state && t >= -history ? p.state[(t + history) * in + ch]
+                                                             : 0.f;
+        }
     const float* x[chunk];
     const float* init[chunk];
     float* out[chunk];
-    for (int64_t i = 0; i < n; ++i) x[i] = buffers.window + i * in;
+    for (int64_t i = 0; i < n; ++i) x[i] = window + i * in;
     for (int64_t i = 0; i < n; ++i) init[i] = w.front_bias;
-    h.columns(out, first, n);
+    h.columns(out, columns.first, n);
     const Segment segment = {w.front, in * s.front_width, x};
     product<Float32>({0, padded(s.residual) / panel}, n, &segment, 1, init, StorePlain{out, s.front_relu});
 }
@@ -329,71 +348,60 @@ void Stack<T>::layer(const LayerWeights& w, int64_t index, int64_t first, int64_
                           (p.c ? matrix_words(T::dtype, s.gate_rows(), s.cond_channels) : 0) +
                           matrix_words(T::dtype, s.product_rows(index), s.gate);
     const Columns all = {first, n, 0, 0};
-    auto by_columns = [&](auto run) {
-        split(p.team, [&](int64_t i, int64_t parts) {
-            const int64_t from = n * i / parts, to = n * (i + 1) / parts;
-            if (from < to) run(Columns{first + from, to - from, from, i});
-        });
-    };
     if (words < many_words)
-        return by_columns([&](Columns columns) {
+        return by_columns(first, n, [&](Columns columns) {
             filter(w, index, columns, v[index]);
             gates(w, index, columns, all_gates, v[index]);
             if (!T::same_as_float) round_gates(columns);
             products(w, index, columns, all_products, h);
             round(index + 1, columns, h, v);
         });
-    if (s.separable) by_columns([&](Columns columns) { filter(w, index, columns, v[index]); });
+    if (s.separable) by_columns(first, n, [&](Columns columns) { filter(w, index, columns, v[index]); });
     split(p.team,
           [&](int64_t i, int64_t parts) { gates(w, index, all, panels_of(all_gates.end, 2, i, parts), v[index]); });
-    if (!T::same_as_float) by_columns([&](Columns columns) { round_gates(columns); });
+    if (!T::same_as_float) by_columns(first, n, [&](Columns columns) { round_gates(columns); });
     split(p.team,
           [&](int64_t i, int64_t parts) { products(w, index, all, panels_of(all_products.end, 1, i, parts), h); });
-    if (apart) by_columns([&](Columns columns) { round(index + 1, columns, h, v); });
+    if (apart) by_columns(first, n, [&](Columns columns) { round(index + 1, columns, h, v); });
 }
 
 template <class T>
-void Stack<T>::head(StackWeights heads, int64_t first, int64_t n, const Ring& last) {
+void Stack<T>::head(const StackWeights& heads, Columns columns, const Ring& last) {
     const int64_t stride = s.widest_head();
-    split(p.team, [&](int64_t part, int64_t parts) {
-        const int64_t begin = n * part / parts, count = n * (part + 1) / parts - begin;
-        const float* from[chunk];
-        const float* init[chunk];
-        float *in[chunk], *out[chunk];
-        (s.skip ? buffers.skip : last).columns(from, first + begin, count);
-        for (int64_t i = 0; i < count; ++i) {
-            in[i] = buffers.head_a + (begin + i) * stride;
-            out[i] = buffers.head_b + (begin + i) * stride;
-        }
-        run_heads(s, heads, count, from, in, out, init);
-    });
-    write(first, n, s.heads % 2 ? buffers.head_b : buffers.head_a, stride);
+    const float* from[chunk];
+    const float* init[chunk];
+    float *in[chunk], *out[chunk];
+    (s.skip ? buffers.skip : last).columns(from, columns.first, columns.n);
+    for (int64_t i = 0; i < columns.n; ++i) {
+        in[i] = buffers.head_a + (columns.offset + i) * stride;
+        out[i] = buffers.head_b + (columns.offset + i) * stride;
+    }
+    run_heads(s, heads, columns.n, from, in, out, init);
 }
 
 // The epilogue, and back to time-contiguous memory. Sample t takes the parameters of column t, or of column t - 1
-// with a delayed output, whose last column waits in `buffers.parameters` for the next chunk or call.
+// with a delayed output, the first of which waited in `buffers.parameters`.
 template <class T>
-void Stack<T>::write(int64_t first, int64_t n, const float* parameters, int64_t stride) {
+void Stack<T>::write(Columns columns) {
     const int64_t channels = s.out_channels();
     const float* y = p.y ? p.y : p.x;
-    const bool late = s.delay == Delay::output;
-    for (int64_t i = 0; i < n; ++i) {
-        const float* column = parameters + i * stride;
-        if (late) column = i == 0 ? buffers.parameters : column - stride;
-        const int64_t at = place(first + i) + p.pending;
-        for (int64_t ch = 0; ch < channels; ++ch) {
-            float* out = p.out + ch * p.out_time + at;
+    const float* parameters[chunk];
+    for (int64_t i = 0; i < columns.n; ++i) {
+        const int64_t column = columns.offset + i - (s.delay == Delay::output);
+        parameters[i] = column < 0 ? buffers.parameters : made(column);
+    }
+    for (int64_t ch = 0; ch < channels; ++ch)
+        for (int64_t i = 0; i < columns.n; ++i) {
+            const int64_t at = ch * p.out_time + place(columns.first + i) + p.pending;
             if (s.epilogue == Epilogue::none) {
-                *out = column[ch];
+                p.out[at] = parameters[i][ch];
             } else {
-                const float mu = column[s.mu_first ? ch : channels + ch];
-                const float log_sigma = column[s.mu_first ? channels + ch : ch], in = y[ch * p.out_time + at];
-                *out = s.epilogue == Epilogue::affine ? in * __builtin_expf(log_sigma) + mu
-                                                      : (in - mu) * __builtin_expf(-log_sigma);
+                const float mu = parameters[i][s.mu_first ? ch : channels + ch];
+                const float log_sigma = parameters[i][s.mu_first ? channels + ch : ch];
+                p.out[at] = s.epilogue == Epilogue::affine ? y[at] * __builtin_expf(log_sigma) + mu
+                                                           : (y[at] - mu) * __builtin_expf(-log_sigma);
             }
         }
-    }
-    if (late) memcpy(buffers.parameters, parameters + (n - 1) * stride, s.parameters() * sizeof(float));
 }
 
 template <class T>
@@ -409,7 +417,6 @@ void Stack<T>::run() {
     }
     for (int64_t l = 0; l < s.layers; ++l) layers[l] = weights.layer(s, l);
     load_bias(buffers.bias, s, layers, p.g);
-    const StackWeights heads = weights;
 
     restore(h, v);
 
@@ -427,8 +434,10 @@ void Stack<T>::run() {
         };
         int64_t first, lag = s.lag_front(), n = span(lag, first);
         if (n > 0) {
-            front(weights, first, n, h[0]);
-            round(0, {first, n, 0, 0}, h, v);
+            by_columns(first, n, [&](Columns columns) {
+                front(weights, columns, h[0]);
+                round(0, columns, h, v);
+            });
         }
         const int64_t ready = start + chunk - lag;
         cond_loaded = load_conditioning(cond_loaded, ready < p.length ? ready : p.length);
@@ -437,7 +446,11 @@ void Stack<T>::run() {
             n = span(lag, first);
             if (n > 0) layer(layers[l], l, first, n, h, v);
         }
-        if (n > 0) head(heads, first, n, h[s.layers]);
+        if (n > 0) {
+            by_columns(first, n, [&](Columns columns) { head(weights, columns, h[s.layers]); });
+            by_columns(first, n, [&](Columns columns) { write(columns); });
+            if (s.delay == Delay::output) memcpy(buffers.parameters, made(n - 1), s.parameters() * sizeof(float));
+        }
     }
 
     const int64_t made = p.pending + p.length > 0 ? p.pending + p.length : 0;

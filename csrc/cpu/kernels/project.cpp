@@ -7,10 +7,10 @@ namespace fastwave::FASTWAVE_ISA {
 namespace {
 
 struct Buffers {
-    float *bias, *column, *cond;
+    float *bias, *columns, *cond;
     Buffers(Arena& arena, const StackShape& s, int64_t cond_words)
         : bias(arena.take(s.layers * s.gate_rows())),
-          column(arena.take(s.cond_channels)),
+          columns(arena.take(turned * turning(s.cond_channels))),
           cond(arena.take(chunk * cond_words)) {}
 };
 
@@ -28,11 +28,9 @@ void run(const ProjectParams& p) {
         if (p.poll && p.poll(p.poll_context)) return;
         const int64_t n = p.cond_time - first < chunk ? p.cond_time - first : chunk;
         const float* x[chunk];
-        for (int64_t i = 0; i < n; ++i) {
-            float* words = buffers.cond + i * cond_words;
-            load_column<T>(words, buffers.column, p.c + first + i, s.cond_channels, p.cond_time);
-            x[i] = words;
-        }
+        auto words = [&](int64_t i) { return buffers.cond + i * cond_words; };
+        load_columns<T>(words, buffers.columns, p.c + first, s.cond_channels, p.cond_time, n);
+        for (int64_t i = 0; i < n; ++i) x[i] = words(i);
         split(p.team, [&](int64_t part, int64_t parts) {
             for (int64_t l = part; l < s.layers; l += parts) {
                 const float* init[chunk];

@@ -39,7 +39,8 @@ struct Buffers {
         cond_stride = T::column_words(s.cond_channels);
         window = arena.take(rows * window_size);
         bias = arena.take(rows * s.layers * gate_rows);
-        column = arena.take(s.cond_channels > s.residual ? s.cond_channels : s.residual);  // one, for all rows
+        const int64_t turning_columns = turned * turning(s.cond_channels);
+        column = arena.take(turning_columns > s.residual ? turning_columns : s.residual);
         cond = arena.take(block * rows * cond_stride);
         projected = arena.take(s.cond_channels == 0 ? 0 : s.layers * block * rows * gate_rows);
         ahead = arena.take(s.layers * block * rows * gate_rows);
@@ -150,13 +151,12 @@ void Sampler<T>::condition(int64_t start, int64_t steps) {
     cond_key_ = key;
     cond_keys_ = keys;
     const float* column[max_columns];
-    for (int64_t i = 0; i < keys; ++i)
-        for (int64_t row = 0; row < p.rows; ++row) {
-            float* to = b.cond + (i * p.rows + row) * b.cond_stride;
-            const float* from = p.c + row * s.cond_channels * p.cond_time + key + i;
-            load_column<T>(to, b.column, from, s.cond_channels, p.cond_time);
-            column[i * p.rows + row] = to;
-        }
+    for (int64_t row = 0; row < p.rows; ++row) {
+        const float* from = p.c + row * s.cond_channels * p.cond_time + key;
+        auto to = [&](int64_t i) { return b.cond + (i * p.rows + row) * b.cond_stride; };
+        load_columns<T>(to, b.column, from, s.cond_channels, p.cond_time, keys);
+        for (int64_t i = 0; i < keys; ++i) column[i * p.rows + row] = to(i);
+    }
     if (s.cond_repeat == 1) return;
     auto layer = [&](int64_t l) {
         const float* init[max_columns];
