@@ -11,6 +11,7 @@ import torch
 from benchmarks.baseline import ConvolutionStacks, Graphed, IncrementalWaveNet
 from benchmarks.cases import FLOATS, R9Y9_MOL, R9Y9_SOFTMAX, STUDENT_1
 from benchmarks.workloads import PYTORCH, Run, Sampler, Stacks
+from fastwave.graphs import capture
 from fastwave.models import WaveNetConfig
 from fastwave.ops.gated_stack import GatedStackSpec, gated_stack, initial_state
 from fastwave.pack import pack_gated_stack
@@ -96,11 +97,8 @@ def captured(run: Run) -> Run:
     """The same as a CUDA graph."""
     for _ in range(3):
         run()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        run()
-    return graph.replay
+    replay, _ = capture(run, torch.cuda.Stream())
+    return replay
 
 
 class Chunk(DeviceStacks):
