@@ -66,8 +66,8 @@ class Graphs:
         try:
             replay, out = capture(lambda: function(*held), self.stream, self.pool)
         except RuntimeError as error:
-            self.refused = True
-            warnings.warn(f"each kernel is launched by itself, as no CUDA graph could be made: {error}", stacklevel=2)
+            self.refused, why = True, str(error).partition("\n")[0]
+            warnings.warn(f"each kernel is launched by itself, as no CUDA graph could be made: {why}", stacklevel=2)
             return None
 
         def run(*inputs: Tensor | None) -> Tensor:
