@@ -17,7 +17,8 @@ test: .venv/test.stamp .venv/build.stamp cuda_on_cpu
 # numpy, scipy, safetensors, pybind11, cmake, ninja and pytest.
 test-gpu:
 	FASTWAVE_CUDA=1 FASTWAVE_CUDA_ARCHITECTURES=native $(PYTHON) setup.py -q build_ext --inplace
-	$(PYTHON) -m pytest tests/test_kernels.py tests/test_build.py -k cuda $(ARGS)
+	$(PYTHON) -m pytest tests/test_kernels.py tests/test_build.py tests/test_parallel_models.py tests/test_graphs.py -k cuda \
+	    $(ARGS)
 	! command -v compute-sanitizer || for tool in memcheck racecheck; do compute-sanitizer --tool $$tool --error-exitcode 1 \
 	    $(PYTHON) -m pytest tests/test_kernels.py -k "cuda and (less_precision and gaussian or \
 	        test_gated_stack and (plain or centred or separable or interpolated))" $(ARGS) || exit 1; done

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastwave.graphs import capture
 from fastwave.layers import GatedStack
 from fastwave.models import ParallelModel, WaveNet
 from fastwave.ops import heads
@@ -42,7 +43,7 @@ class Graphed:
             self._capture(rings, given)
         for held, new in zip(self.inputs, given, strict=True):
             held.copy_(new)
-        self.graph.replay()
+        self.replay()
         return self.outputs
 
     def _capture(self, rings: list[Tensor], inputs: tuple[Tensor, ...]) -> None:
@@ -51,10 +52,7 @@ class Graphed:
         before = [ring.clone() for ring in rings]
         for _ in range(3):  # what is chosen, compiled or allocated at first must not be a part of it
             self.step(window, rings, *others)
-        torch.cuda.synchronize()
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
-            self.outputs = self.step(window, rings, *others)
+        self.replay, self.outputs = capture(lambda: self.step(window, rings, *others), torch.cuda.Stream())
         for ring, old in zip(rings, before, strict=True):
             ring.copy_(old)
 

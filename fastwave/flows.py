@@ -57,14 +57,11 @@ class InvertibleConv(nn.Conv1d):
         """x (batch, channels, columns) -> W x, and the log-determinant of each row, a scalar."""
         return super().forward(x), x.shape[2] * torch.linalg.slogdet(self.matrix)[1]
 
-    def inverse(self, x: Tensor) -> Tensor:
-        """W^-1 x, one channel added to the others at a time: a column's bits do not depend on how many there are."""
-        inverse = torch.linalg.inv(self.matrix)
-        return sum(inverse[:, j, None] * x[:, j : j + 1] for j in range(self.in_channels))
-
 
 class InverseStack:
     """The inverse of an InvertibleConv as a gated stack that is its front alone, as the kernels take it.
+
+    There a column's bits do not depend on how many there are.
 
     Args:
         conv: whose inverse it is, at any time.

@@ -1,8 +1,8 @@
 """What runs a model's stacks on the kernels, block by block.
 
-A runner's ``start`` gives a function that takes the blocks of one batch of utterances in turn, their noise and what the
-runner's ``conditioner`` makes of their mels, and returns the samples that they add; a model that looks ahead adds them
-late.
+A runner's ``start`` gives a function that takes the blocks of one batch of utterances in turn: their noise, their mel,
+what makes columns of that with the runner's ``conditioner``. It returns the samples that they add; a model that looks
+ahead adds them late.
 
 The model, and all that is done, is on the runner's ``device``; noise comes from the CPU, and samples go there.
 """
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from fastwave import models
 from fastwave.conditioners import FrameConditioner, commutes, make_conditioner
+from fastwave.graphs import Graphs
 from fastwave.ops.gated_stack import gated_stack, initial_state
 from fastwave.ops.project import project
 from fastwave.ops.wavenet_sample import has_own_kernel, initial_sampler_state, wavenet_sample
@@ -26,7 +27,7 @@ from fastwave.threads import choose_threads
 
 __all__ = ["Autoregressive", "Parallel"]
 
-
+Condition = Callable[[Tensor], list[Tensor]]  # the conditioner's columns of a block's mel; no tensor where it adds none
 BLOCK_FRAMES = 32  # that generate() hands to a runner at once: enough to hide the cost of a call
 
 
@@ -54,7 +55,9 @@ class Autoregressive:
         state = initial_sampler_state(self.spec, batch, self.model.first_input().detach().to(device), device=device)
         g, at = self.model.global_vectors(None if speaker is None else speaker.to(device)), 0
 
-        def run(noise: Tensor, c: Sequence[Tensor], lengths: Tensor | None, temperature: float, last: bool) -> Tensor:
+        def run(
+            noise: Tensor, mel: Tensor, condition: Condition, lengths: Tensor | None, temperature: float, last: bool
+        ) -> Tensor:
             nonlocal at
             if noise.shape[2] == 0:
                 return noise[:, 0]
@@ -65,7 +68,7 @@ class Autoregressive:
                 self.spec,
                 self.head,
                 state=state,
-                c=c[0],
+                c=condition(mel)[0],
                 g=g,
                 table=self.table,
                 temperature=temperature,
@@ -79,11 +82,15 @@ class Autoregressive:
 
 CHUNK = 96  # columns that gated_stack takes through a layer at once
 CUDA_BLOCK = 2**17  # samples of a row that generate() hands to a CUDA device at once: some for each multiprocessor
+GRAPH_SAMPLES = 2**18  # of all rows together, for which CUDA graphs are made: more are not bound by launches
 PROJECTED_BYTES = 2**29  # of projected conditioning that an utterance may wait for
 
 
 class Parallel:
-    """Runs a parallel model's stages on gated_stack; one that turns time around sees the whole utterance at once."""
+    """Runs a parallel model's stages on gated_stack; one that turns time around sees the whole utterance at once.
+
+    On a CUDA device an utterance that is one block is one CUDA graph, conditioner included where rows are not ragged.
+    """
 
     def __init__(self, model: models.ParallelModel, dtype: str, device: torch.device):
         on_cpu = device.type == "cpu"
@@ -101,6 +108,7 @@ class Parallel:
                 packed[stage.stack] = pack_gated_stack(stage.stack.weights(), spec)
         self.weights = [packed[stage.stack] for stage in self.stages]
         self.shared = self._shared() if on_cpu else {}
+        self.graphs = None if on_cpu else Graphs()
         # so many that the stage with the fewest columns too makes a chunk of them with each reading of its weights
         widest = max(stage.group for stage in self.stages)
         block = CHUNK * widest if on_cpu else CUDA_BLOCK
@@ -133,37 +141,66 @@ class Parallel:
     def start(self, batch: int, threads: int | None, speaker: Tensor | None) -> Callable[..., Tensor]:
         if speaker is not None:
             raise ValueError("speaker must be None: this model has no global conditioning")
-        conditioning = [_Columns() for _ in self.conditioner.rates]
-        lanes = [_Lane(self, i, batch, threads, conditioning) for i in range(len(self.stages))]
-        for i, first in self.shared.items():
-            lanes[i].projected = _Columns() if i == first else lanes[first].projected
+        utterances = None
 
-        def run(noise: Tensor, c: Sequence[Tensor], lengths: Tensor | None, temperature: float, last: bool) -> Tensor:
-            for columns, new in zip(conditioning if c else (), c, strict=True):
-                columns.append(new)
-            for first in set(self.shared.values()) if c else ():
-                lanes[first].project(c[0])
+        def run(
+            noise: Tensor, mel: Tensor, condition: Condition, lengths: Tensor | None, temperature: float, last: bool
+        ) -> Tensor:
+            nonlocal utterances
+            noise = noise.to(self.device) * temperature
             lengths = None if lengths is None else lengths.to(self.device)
-            wave = self.model.synthesize(
-                noise.to(self.device) * temperature,
-                lambda i, x, *others, y=None: lanes[i].run(x, others, y, lengths, last),
-            )[:, 0]
-            sample = min(lane.first * lane.stage.group for lane in lanes)
-            for columns, rate in zip(conditioning, self.conditioner.rates, strict=True):
-                columns.forget(sample * rate // self.model.config.mel.hop_length - self.conditioner.margin)
-            for first in set(self.shared.values()):
-                stage, spec = self.stages[first], self.specs[first]
-                lanes[first].projected.forget(sample // (stage.group * spec.cond_repeat))
-            return wave.cpu()
+            samples = batch * mel.shape[2] * self.model.config.mel.hop_length
+            if self.graphs is not None and utterances is None and last and samples <= GRAPH_SAMPLES:
+                return self._run_graph(noise, mel, condition, lengths)
+            if utterances is None:
+                utterances = _Utterances(self, batch, threads)
+            return utterances.run(noise, condition(mel), lengths, last).cpu()
 
         return run
+
+    def _run_graph(self, noise: Tensor, mel: Tensor, condition: Condition, lengths: Tensor | None) -> Tensor:
+        """All samples of utterances that are there from end to end."""
+
+        def make(noise: Tensor, lengths: Tensor | None, mel: Tensor | None, *c: Tensor) -> Tensor:
+            c = c if mel is None else condition(mel)
+            return _Utterances(self, len(noise), None).run(noise, c, lengths, last=True)
+
+        if lengths is None:
+            return self.graphs(make, noise, None, mel.to(self.device))
+        return self.graphs(make, noise, lengths, None, *condition(mel))  # each row up to its end, of any length
+
+
+class _Utterances:
+    """A batch of utterances: what its stages carry from block to block."""
+
+    def __init__(self, runner: Parallel, batch: int, threads: int | None):
+        self.runner, self.conditioning = runner, [_Columns() for _ in runner.conditioner.rates]
+        self.lanes = [_Lane(runner, i, batch, threads, self.conditioning) for i in range(len(runner.stages))]
+        for i, first in runner.shared.items():
+            self.lanes[i].projected = _Columns() if i == first else self.lanes[first].projected
+
+    def run(self, noise: Tensor, c: Sequence[Tensor], lengths: Tensor | None, last: bool) -> Tensor:
+        """The samples that a block adds, on the runner's device."""
+        runner, lanes = self.runner, self.lanes
+        for columns, new in zip(self.conditioning if c else (), c, strict=True):
+            columns.append(new)
+        for first in set(runner.shared.values()) if c else ():
+            lanes[first].project(c[0])
+        wave = runner.model.synthesize(noise, lambda i, x, *others, y=None: lanes[i].run(x, others, y, lengths, last))
+        sample = min(lane.first * lane.stage.group for lane in lanes)
+        for columns, rate in zip(self.conditioning, runner.conditioner.rates, strict=True):
+            columns.forget(sample * rate // runner.model.config.mel.hop_length - runner.conditioner.margin)
+        for first in set(runner.shared.values()):
+            stage, spec = runner.stages[first], runner.specs[first]
+            lanes[first].projected.forget(sample // (stage.group * spec.cond_repeat))
+        return wave[:, 0]
 
 
 class _Columns:
     """What some stage still has to read of the columns of an utterance; around the utterance there are zeros.
 
-    They stand in a tensor with room for more, time its third dimension, so that a column is copied once or twice, not
-    with every block.
+    The first stay in the tensor that they come in; then all stand in one with room for more, so that a column is copied
+    once or twice, not with every block. Time is its third dimension.
     """
 
     def __init__(self) -> None:
@@ -176,12 +213,14 @@ class _Columns:
 
     def append(self, columns: Tensor) -> None:
         count = columns.shape[2]
-        if self.store is None or self.start + self.count + count > self.store.shape[2]:
+        if self.store is None:
+            self.store, self.count = columns, count
+            return
+        if self.start + self.count + count > self.store.shape[2]:
             shape = list(columns.shape)
             shape[2] = 2 * (self.count + count)
             store = columns.new_empty(shape)
-            if self.count:
-                store.narrow(2, 0, self.count).copy_(self.columns)
+            store.narrow(2, 0, self.count).copy_(self.columns)
             self.store, self.start = store, 0
         self.store.narrow(2, self.start + self.count, count).copy_(columns)
         self.count += count
@@ -210,8 +249,7 @@ class _Lane:
         self.stage, self.spec, self.weights = runner.stages[i], runner.specs[i], runner.weights[i]
         self.conditioning = conditioning
         self.threads = choose_threads(threads, batch, self.spec, sampling=False)
-        self.state = initial_state(self.spec, batch, device=runner.device) if runner.streams else None
-        self.taken, self.waiting, self.held, self.projected = 0, None, None, None
+        self.taken, self.state, self.waiting, self.held, self.projected = 0, None, None, None, None
         # columns that the conditioner makes to one that the stage reads
         hop_length = runner.model.config.mel.hop_length
         self.rate = self.spec.cond_repeat * self.stage.group * runner.conditioner.rates[0] // hop_length
@@ -229,6 +267,8 @@ class _Lane:
         """See fastwave.models.base.Run."""
         stage, spec, first = self.stage, self.spec, self.first
         pending = self.taken - first
+        if self.state is None and not last:  # an utterance of one block carries nothing
+            self.state = initial_state(spec, len(x), device=x.device)
         self.taken += x.shape[2]
         end = self.taken
         made = max(first, end if last else end - spec.look_ahead) - first

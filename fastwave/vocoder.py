@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -231,23 +232,29 @@ class _Stream:
     def run(self, mel: Tensor, first: int, end: int, *, last: bool) -> Tensor:
         """The samples that frames up to ``end`` add to what could be made; mel holds frames from ``first`` on."""
         v, start, rate = self.vocoder, self.at, self.vocoder.model.noise_rate
-        mel = mel.float()
-        columns = v._conditioner.columns
-        c = columns(mel, first, end, start, self.threads) if end > start else []
-        if self.frames is not None and c:  # the upsampler must see each row's own end
+        if self.noise is None:
+            z = noise.draw(v.model.noise_kinds, self.seed, len(mel), start * rate, (end - start) * rate)
+        else:
+            z = self.noise[..., start * rate : end * rate]
+        self.at = end
+        condition = functools.partial(self.condition, first=first, start=start, end=end)
+        wave = self.next(z, mel.float(), condition, self.lengths, self.temperature, last)
+        made, self.made = self.made, self.made + wave.shape[1]
+        if self.lengths is not None:
+            wave = wave.masked_fill(torch.arange(made, self.made) >= self.lengths[:, None], 0)
+        return wave
+
+    def condition(self, mel: Tensor, first: int, start: int, end: int) -> list[Tensor]:
+        """Conditioning columns of frames [start, end); mel holds frames from ``first`` on."""
+        if start == end:
+            return []
+        columns = self.vocoder._conditioner.columns
+        c = columns(mel, first, end, start, self.threads)
+        if self.frames is not None:  # the upsampler must see each row's own end
             c = [torch.zeros_like(tensor, memory_format=torch.contiguous_format) for tensor in c]
             for row, frames in enumerate(self.frames.tolist()):
                 if frames > start:
                     own = columns(mel[row : row + 1, :, : frames - first], first, min(end, frames), start, 1)
                     for tensor, part in zip(c, own, strict=True):
                         tensor[row, :, : part.shape[2]] = part[0]
-        if self.noise is None:
-            z = noise.draw(v.model.noise_kinds, self.seed, len(mel), start * rate, (end - start) * rate)
-        else:
-            z = self.noise[..., start * rate : end * rate]
-        self.at = end
-        wave = self.next(z, c, self.lengths, self.temperature, last)
-        made, self.made = self.made, self.made + wave.shape[1]
-        if self.lengths is not None:
-            wave = wave.masked_fill(torch.arange(made, self.made) >= self.lengths[:, None], 0)
-        return wave
+        return c

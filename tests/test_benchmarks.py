@@ -28,7 +28,7 @@ from benchmarks.gpu import run as gpu_run
 from benchmarks.gpu.limits import Device, Pipeline, measure_device
 from benchmarks.gpu.workloads import CASES as GPU_CASES
 from benchmarks.gpu.workloads import Case as GPUCase
-from benchmarks.gpu.workloads import Chunk, DeviceSampler, DeviceStacks
+from benchmarks.gpu.workloads import Chunk, DeviceGeneration, DeviceSampler, DeviceStacks
 from benchmarks.workloads import FirstChunk, Sampler, Stacks, Voice
 
 TINY = dict(
@@ -416,12 +416,16 @@ def test_cases_of_a_gpu(cpu_as_gpu, monkeypatch):
             name="stacks", make=lambda: DeviceStacks(STUDENT.stack_specs(), 8000, 2, "cpu"), samples=32, parallel=True
         ),
         GPUCase(name="chunk", make=lambda: Chunk(STUDENT.stack_specs(), 8000, 1, "cpu"), samples=16, parallel=True),
+        GPUCase(
+            name="generate", make=lambda: DeviceGeneration(ClariNetStudent(STUDENT), "cpu"), samples=32, parallel=True
+        ),
     ]
     for case in cases:
         result = gpu_run.measure(case, device, PROBES)
         assert result["case"] == case.name and set(result["kernels"]) == {"float32", "bfloat16"}
-        rivals = {"PyTorch"} if not case.parallel else {"PyTorch", "PyTorch, bfloat16", "CUDA graph, bfloat16"}
-        assert set(result["baselines"]) == rivals
+        rivals = {"sampler": {"PyTorch"}, "generate": {"PyTorch", "CUDA graph"}}
+        stacks = {"PyTorch", "PyTorch, bfloat16", "CUDA graph, bfloat16"}
+        assert set(result["baselines"]) == rivals.get(case.name, stacks)
         assert set(result["missing"]) == ({"CUDA graph"} if not case.parallel else set())
         for ours in result["kernels"].values():
             assert ours["min"] <= ours["samples_per_second"] <= ours["max"] and ours["bytes"] == 7

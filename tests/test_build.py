@@ -135,7 +135,23 @@ def test_no_avx_instruction_outside_its_kernels():
     assert inside > 0
 
 
-# ---- the CUDA part, where it was built -------------------------------------------------------------------------------
+# ---- the CUDA part ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("what", "pattern", "where"),
+    [
+        ("launches", r"<<<|cudaLaunch\w*Kernel", "launch.cuh"),
+        ("assembly", r"\basm\b", "ptx.cuh"),
+        ("shared memory", r"__shared__", "ptx.cuh"),
+    ],
+)
+def test_what_has_one_place_in_the_cuda_sources(what, pattern, where):
+    """So that an emulated device can take that place."""
+    folder = ROOT / "csrc" / "cuda"
+    if not folder.exists():
+        pytest.skip("needs the source tree")
+    assert [path.name for path in folder.iterdir() if re.search(pattern, path.read_text())] == [where]
 
 
 @pytest.fixture

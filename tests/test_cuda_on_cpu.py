@@ -10,7 +10,7 @@ from torch.utils.dlpack import to_dlpack
 
 from fastwave import models
 from fastwave.audio import MelSpec
-from fastwave.models import WaveNetConfig
+from fastwave.models import ClariNetStudentConfig, WaveNetConfig
 from fastwave.ops.custom import arguments
 from fastwave.ops.gated_stack import initial_state
 from fastwave.ops.wavenet_sample import initial_sampler_state
@@ -171,6 +171,21 @@ def test_the_stacks_binding_refuses(changes, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         stack(**changes)
     stack()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("bands", [0, 80])
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_stacks_memory_grows_with_its_conditioning_alone(causal, bands, dtype):
+    emulated_cuda.emulator.configure(sm_count=132)
+    config = ClariNetStudentConfig.student_2()
+    changes = dict(cond_channels=bands, causal=causal, delay="none", dtype=dtype, dilations=[1, 2, 512] * 20)
+    spec = arguments(dataclasses.replace(config.stack_specs()[0], **changes))
+    few, many = (
+        emulated_cuda.cuda.gated_stack_plan(spec, 1, time, time, True, 0)["workspace"] for time in (2**17, 2**20)
+    )
+    columns, own = 2**20 - 2**17, {"float32": 4, "bfloat16": 2}[dtype] * bands
+    assert 0 <= many - few - own * columns <= columns // 16  # and each tile has a flag
 
 
 def test_lengths_out_of_bounds_are_bounded():

@@ -13,7 +13,7 @@ LEVELS = [
     {"ops"},
     {"audio", "checkpoint", "layers", "distributions", "flows", "losses", "discriminators", "noise"},
     {"models", "griffin_lim"},
-    {"pack", "threads"},
+    {"pack", "threads", "graphs"},
     {"conditioners"},
     {"runners"},
     {"vocoder"},

@@ -11,6 +11,7 @@ fraction of what rounding itself is worth is allowed too.
 import dataclasses
 import importlib
 import math
+import signal
 
 import emulated_cuda
 import pytest
@@ -381,6 +382,91 @@ def test_projected_conditioning_gives_the_same_bits(isa, shape, dtype):
                 assert torch.equal(gated_stack(x, weights, spec, projected=window, **named), expected)
 
 
+# residual, gate and skip channels; others
+SIZES = {
+    "32/64/1": (32, 64, 1, dict(kernel_size=2, head_channels=(2,), head_relu=(False,))),
+    "128/256/128": (128, 256, 128, dict(kernel_size=5, head_channels=(128, 2))),
+    "512/512/512": (512, 512, 512, dict(head_channels=(512, 2))),
+    "256/512/33": (256, 512, 33, dict(kernel_size=2, head_channels=(33, 2))),
+    "thirty-layers": (20, 24, 18, dict(dilations=[2**i for i in range(10)] * 3)),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", SIZES)
+def test_gated_stack_over_the_range_of_sizes(stack_machine, size, dtype):
+    skip_on_cuda(stack_machine, dtype)
+    residual, gate, skip, shape = SIZES[size]
+    widths = dict(residual_channels=residual, gate_channels=gate, skip_channels=skip, dilations=(1, 9))
+    spec = GatedStackSpec(**(SMALL | widths | shape), dtype=dtype)
+    stack, stack64 = make_stack(spec)
+    stack64.load_state_dict(stack.state_dict())
+    x, c, extras = make_inputs(spec, 33)
+    named = {"c": c} | {name: extras[name] for name in ("g", "u", "lengths")}
+    out = stack_on(stack_machine)(x, pack_gated_stack(stack.weights(), spec), spec, **named)
+    named64 = to64({"x": x} | named)
+    exact = gated_stack_ref(weights=stack64.weights(), spec=in_float32(spec), **named64)
+    assert_close(out, stack(x, **named), stack64(**named64), None if dtype == "float32" else exact)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kernel_size", [2, 3])
+def test_gated_stack_reaches_far_back(stack_machine, kernel_size, dtype):
+    """Dilations up to 2^14, into a state that is full."""
+    shape = dict(residual_channels=5, gate_channels=6, skip_channels=7, head_channels=(7, 2), kernel_size=kernel_size)
+    spec = GatedStackSpec(**(SMALL | shape | dict(dilations=(2**14, 1, 2**13))), dtype=dtype)
+    stack, stack64 = make_stack(spec)
+    stack64.load_state_dict(stack.state_dict())
+    x, c, _ = make_inputs(spec, 40)
+    full = torch.randn(2, spec.state_size).bfloat16().float()  # rounding it again changes nothing
+    states = {name: full.clone() for name in ("op", "float32")}
+    out = stack_on(stack_machine)(x, pack_gated_stack(stack.weights(), spec), spec, c=c, state=states["op"])
+    in_torch = stack(x, c, state=states["float32"])
+    exact = gated_stack_ref(x.double(), stack64.weights(), in_float32(spec), c=c.double(), state=full.double())
+    reference = stack64(x.double(), c.double(), state=full.double())
+    assert_close(out, in_torch, reference, None if dtype == "float32" else exact)
+    tolerance = 2e-5 if dtype == "float32" else 0.02
+    torch.testing.assert_close(states["op"], states["float32"], rtol=tolerance, atol=tolerance)
+
+
+def test_gated_stack_reaches_far_ahead(stack_machine):
+    """A centred dilation of 2^14."""
+    if stack_machine == "emulated-sm75":
+        return  # slow
+    shape = dict(residual_channels=5, gate_channels=6, skip_channels=7, head_channels=(7, 2), causal=False)
+    spec = GatedStackSpec(**(SMALL | shape | dict(dilations=(2**14, 1))))
+    stack, stack64 = make_stack(spec)
+    stack64.load_state_dict(stack.state_dict())
+    x, c, _ = make_inputs(spec, 40 if stack_machine in EMULATED else 40_000, batch=1)
+    out = stack_on(stack_machine)(x, pack_gated_stack(stack.weights(), spec), spec, c=c)
+    assert_close(out, stack(x, c), stack64(x.double(), c.double()))
+
+
+@pytest.mark.parametrize("seed", [1, 42])
+@pytest.mark.parametrize("shape", [{}, dict(causal=False)], ids=["causal", "centred"])
+@pytest.mark.parametrize("stack_machine", ["emulated-sm90"], indirect=True)
+def test_a_tile_waits_for_room(stack_machine, shape, seed):
+    """No layer waits for another tile, so a fast block would soon be a ring's length ahead of a slow one."""
+    emulated_cuda.emulator.configure(sm_count=2, seed=seed)
+    spec = GatedStackSpec(**(SMALL | SHAPES["tiny"] | dict(kernel_size=1, dilations=(1, 1, 1)) | shape))
+    stack, stack64 = make_stack(spec)
+    stack64.load_state_dict(stack.state_dict())
+    x, c, _ = make_inputs(spec, 2500, batch=1)
+    out = gated_stack(x, pack_gated_stack(stack.weights(), spec), spec, c=c)
+    assert_close(out, stack(x, c), stack64(x.double(), c.double()))
+
+
+@pytest.mark.parametrize("stack_machine", ["emulated-sm90"], indirect=True)
+def test_a_tiles_wait_in_vain_is_an_error(stack_machine):
+    """On a device whose clock runs fast, who has to wait gives up."""
+    emulated_cuda.emulator.configure(sm_count=2, seed=1, nanoseconds_per_round=10**9)
+    spec = GatedStackSpec(**(SMALL | SHAPES["tiny"]))
+    stack, _ = make_stack(spec)
+    x, c, _ = make_inputs(spec, 600)
+    with pytest.raises(RuntimeError, match="trap"):
+        gated_stack(x, pack_gated_stack(stack.weights(), spec), spec, c=c)
+
+
 @pytest.mark.parametrize("shape", [{}, dict(causal=False)], ids=["causal", "centred"])
 @pytest.mark.parametrize("stack_machine", ["emulated-sm90"], indirect=True)
 def test_places_in_rings_are_used_again(stack_machine, shape):
@@ -585,10 +671,10 @@ def test_one_utterance_on_several_threads_is_the_same_to_the_bit(isa, head, dtyp
 
 # residual/gate channels that have kernels of their own, and some that have none; k, dilations and heads are free
 FAST = {
-    "64/64": dict(residual_channels=64, gate_channels=64, skip_channels=48, kernel_size=2),
-    "64/128": dict(residual_channels=64, gate_channels=128, skip_channels=16, kernel_size=3),
-    "128/128": dict(residual_channels=128, gate_channels=128, skip_channels=32, kernel_size=1),
-    "128/256": dict(residual_channels=128, gate_channels=256, skip_channels=16, kernel_size=2),
+    "64/64": dict(residual_channels=64, gate_channels=64, skip_channels=256, kernel_size=2),
+    "64/128": dict(residual_channels=64, gate_channels=128, skip_channels=64, kernel_size=3),
+    "128/128": dict(residual_channels=128, gate_channels=128, skip_channels=128, kernel_size=3),
+    "128/256": dict(residual_channels=128, gate_channels=256, skip_channels=256, kernel_size=1),
 }
 
 
@@ -617,6 +703,20 @@ def test_sampler_with_weights_in_registers(machine, size, dtype, rows, hop, sm):
         assert_parameters_close(parameters, model, reference, free, mel)
 
 
+@pytest.mark.parametrize("machine", ["cuda", "emulated-sm90", "emulated-sm80"], indirect=True)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_sampler_of_forty_layers(machine, dtype):
+    """Several to a block."""
+    config = WaveNetConfig(**(TINY | dict(dilations=[2**i for i in range(10)] * 4)))
+    model, reference, sample = make_sampler(config, dtype, machine)
+    mel, z = torch.rand(1, 7, 2), torch.randn(1, 1, 32)
+    free, parameters = sample(z, model.upsampler(mel), return_parameters=True)
+    if dtype == "float32":
+        assert_close(parameters, model(free, mel), reference(free.double(), mel.double()))
+    else:
+        assert_parameters_close(parameters, model, reference, free, mel)
+
+
 @pytest.mark.parametrize("machine", EMULATED, indirect=True)
 def test_sizes_with_a_kernel_of_their_own(machine, monkeypatch):
     monkeypatch.setattr(importlib.import_module("fastwave.ops.custom"), "_cuda", emulated_cuda.cuda)
@@ -626,6 +726,26 @@ def test_sizes_with_a_kernel_of_their_own(machine, monkeypatch):
         half = dataclasses.replace(spec, dtype="bfloat16")
         assert has_own_kernel(half, torch.device("cuda")) == (machine != "emulated-sm75")
     assert not has_own_kernel(models.WaveNet(WaveNetConfig(**TINY)).stack.spec, torch.device("cuda"))
+
+
+@pytest.mark.parametrize("machine", ["emulated-sm90", "emulated-sm80"], indirect=True)
+def test_a_samplers_wait_in_vain_is_an_error(machine):
+    """On a device whose clock runs fast, who has to wait gives up."""
+    *_, sample = make_sampler(WaveNetConfig(**TINY), "bfloat16", machine)
+    emulated_cuda.emulator.configure(sm=EMULATED[machine]["sm"], seed=1, nanoseconds_per_round=10**9)
+    with pytest.raises(RuntimeError, match=r"wavenet_sample: block \d of a pipeline has waited 2 s for another one"):
+        sample(torch.randn(1, 1, 16), torch.rand(1, 7, 16))
+
+
+@pytest.mark.parametrize("machine", ["emulated-sm90"], indirect=True)
+def test_ctrl_c_is_heard_between_launches(machine):
+    *_, sample = make_sampler(WaveNetConfig(**TINY), machine=machine)
+    z, c = torch.randn(1, 1, 10**6), torch.rand(1, 7, 10**6)
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.3)
+    with pytest.raises(KeyboardInterrupt):
+        sample(z, c)
+    signal.signal(signal.SIGALRM, before)
 
 
 @pytest.mark.parametrize("machine", ["emulated-sm90"], indirect=True)

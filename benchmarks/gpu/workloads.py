@@ -8,14 +8,16 @@ from collections.abc import Callable
 
 import torch
 
-from benchmarks.baseline import ConvolutionStacks, Graphed, IncrementalWaveNet
+import fastwave
+from benchmarks.baseline import ConvolutionModel, ConvolutionStacks, Graphed, IncrementalWaveNet
 from benchmarks.cases import FLOATS, R9Y9_MOL, R9Y9_SOFTMAX, STUDENT_1
-from benchmarks.workloads import PYTORCH, Run, Sampler, Stacks
-from fastwave.models import WaveNetConfig
+from benchmarks.workloads import PYTORCH, Generation, Run, Sampler, Stacks
+from fastwave.graphs import capture
+from fastwave.models import ClariNetStudent, ParallelModel, WaveNetConfig
 from fastwave.ops.gated_stack import GatedStackSpec, gated_stack, initial_state
 from fastwave.pack import pack_gated_stack
 
-__all__ = ["CASES", "Case", "Chunk", "DeviceSampler", "DeviceStacks"]
+__all__ = ["CASES", "Case", "Chunk", "DeviceGeneration", "DeviceSampler", "DeviceStacks"]
 
 GRAPH, COMPILED = "CUDA graph", "torch.compile, CUDA graph"
 DEVICE = "cuda"
@@ -30,7 +32,7 @@ class Case:
     """
 
     name: str
-    make: Callable[[], DeviceSampler | DeviceStacks]
+    make: Callable[[], DeviceSampler | DeviceStacks | DeviceGeneration]
     samples: int
     parallel: bool = False
     dtypes: tuple[str, ...] = FLOATS
@@ -92,15 +94,40 @@ class DeviceStacks(Stacks):
         return rivals
 
 
+class DeviceGeneration(Generation):
+    """Vocoder.generate: one CUDA graph from the third call on, and what is copied to it and from it."""
+
+    def __init__(self, model: ParallelModel, device: str):
+        super().__init__(model, onnx=False)
+        self.device, self.convolutions = device, ConvolutionModel(copy.deepcopy(self.model).to(device))
+
+    @property
+    def bytes(self) -> float:
+        """That a sample must be read and written with: noise, mel and waveform, in float32."""
+        model, hop = self.model, self.mel.hop_length
+        return 4 * (len(model.noise_kinds) * model.noise_rate + self.mel.n_mels + hop) / hop
+
+    def kernels(self, samples: int, dtype: str, threads: int) -> Run:
+        vocoder = fastwave.Vocoder(self.model, device=self.device, dtype=dtype)
+        z, mel = self._inputs(samples)
+        return lambda: vocoder.generate(mel, noise=z)
+
+    def baselines(self, threads: int) -> dict[str, Callable[[int], Run]]:
+        @torch.inference_mode()
+        def make(samples: int, graph: bool) -> Run:
+            inputs = [tensor.to(self.device) for tensor in self._inputs(samples)]
+            run = torch.inference_mode()(lambda: self.convolutions(*inputs))
+            return captured(run) if graph else run
+
+        return {PYTORCH: lambda samples: make(samples, False), GRAPH: lambda samples: make(samples, True)}
+
+
 def captured(run: Run) -> Run:
     """The same as a CUDA graph."""
     for _ in range(3):
         run()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        run()
-    return graph.replay
+    replay, _ = capture(run, torch.cuda.Stream())
+    return replay
 
 
 class Chunk(DeviceStacks):
@@ -128,6 +155,10 @@ def _student(batch: int, kind: type[DeviceStacks] = DeviceStacks, **named) -> Ca
     return lambda: kind(STUDENT_1.stack_specs(), STUDENT_1.mel.sample_rate, batch, DEVICE, **named)
 
 
+def _generation() -> DeviceGeneration:
+    return DeviceGeneration(ClariNetStudent(STUDENT_1), DEVICE)
+
+
 SAMPLERS = {"teacher": WaveNetConfig.clarinet(), "r9y9-mol": R9Y9_MOL, "r9y9-softmax": R9Y9_SOFTMAX}
 SECOND = STUDENT_1.mel.sample_rate
 
@@ -139,6 +170,7 @@ CASES = (
     ),
     Case(name="student-1-chunk", make=_student(1, Chunk), samples=256, parallel=True),
     Case(name="student-1-1s", make=_student(1), samples=SECOND, parallel=True),
+    Case(name="student-1-1s-generate", make=_generation, samples=SECOND, parallel=True),
     Case(name="student-1-10s", make=_student(1, compiled=True), samples=10 * SECOND, parallel=True),
     Case(name="student-1-32x10s", make=_student(32), samples=10 * SECOND, parallel=True),
 )

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from fastwave.audio import MelSpec
-from fastwave.flows import InvertibleConv, affine_coupling, coupling_stack, flow_nll, squeeze, unsqueeze
+from fastwave.flows import InverseStack, InvertibleConv, affine_coupling, coupling_stack, flow_nll, squeeze, unsqueeze
 from fastwave.layers import GatedStack
 from fastwave.losses import SpectralMelLoss
 from fastwave.models.base import ParallelModel, Run, Stage
@@ -137,7 +137,7 @@ class ConvUpsampler(nn.Module):
 class WGWaveNet(ParallelModel):
     """The flow and its post-filter; the noise is z / sigma, (batch, group, columns). See WGWaveNetConfig.
 
-    The upsampler, and the 1x1 convolutions between the stages, are plain PyTorch in generation too.
+    The upsampler is plain PyTorch in generation too.
     """
 
     config_class = WGWaveNetConfig
@@ -172,19 +172,22 @@ class WGWaveNet(ParallelModel):
         return squeeze(x, self.config.group)
 
     def stages(self) -> list[Stage]:
-        coupling = Stage(stack=self.coupling, group=self.config.group, condition=self.grouped)
-        return [coupling] * self.config.flows + [Stage(stack=self.post_filter)]
+        group, stages = self.config.group, []
+        for conv in reversed(self.convs):
+            stages.append(Stage(stack=self.coupling, group=group, condition=self.grouped))
+            stages.append(Stage(stack=InverseStack(conv), group=group, condition=None))
+        return [*stages, Stage(stack=self.post_filter)]
 
     def flow_inverse(self, z: Tensor, run: Run) -> Tensor:
         """z (batch, group, columns) -> the flow's waveform (batch, 1, samples)."""
-        for i, conv in enumerate(reversed(self.convs)):
+        for i in range(self.config.flows):
             z_a, z_b = z.chunk(2, 1)
-            z_b, z_a = run(i, z_a, y=z_b)
-            z = conv.inverse(torch.cat([z_a, z_b], 1))
+            z_b, z_a = run(2 * i, z_a, y=z_b)
+            z, _ = run(2 * i + 1, torch.cat([z_a, z_b], 1))
         return unsqueeze(z, self.config.group)
 
     def synthesize(self, noise: Tensor, run: Run) -> Tensor:
-        wave, _ = run(self.config.flows, self.flow_inverse(self.config.sigma * noise, run))
+        wave, _ = run(2 * self.config.flows, self.flow_inverse(self.config.sigma * noise, run))
         return wave
 
     def forward(self, wave: Tensor, mel: Tensor) -> tuple[Tensor, Tensor]:

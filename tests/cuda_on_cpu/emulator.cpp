@@ -154,6 +154,7 @@ void run(Dim grid, unsigned cluster, Dim block, std::size_t shared_bytes, bool a
          const std::function<void()>& kernel) {
     if (current) throw std::logic_error("a kernel cannot launch a kernel");
     std::mt19937_64 random(settings.seed);
+    rounds = 0;
     body = &kernel;
     grid_size = grid;
     block_size = block;
