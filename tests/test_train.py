@@ -344,6 +344,7 @@ def test_output(options, capsys):
         ({"learning_rate": 0.0}, "learning_rate must be above 0, got 0.0"),
         ({"clip_norm": math.nan}, "clip_norm must be above 0, got nan"),
         ({"minutes": -1.0}, "minutes must be above 0, got -1.0"),
+        ({"input_noise": -0.1}, "input_noise must be at least 0, got -0.1"),
         ({"warmup": -1}, "warmup must be at least 0, got -1"),
         ({"final_rate": 2.0}, "final_rate must be from 0 to 1, got 2.0"),
         ({"seed": -1}, "seed must be from 0 to 2**31 - 1, got -1"),
@@ -435,9 +436,30 @@ def test_dequantization(options):
     wave, mel = 0.1 * torch.randn(2, 1600), torch.randn(2, 6, 100)
     model = models.WaveNet(TEACHER)
     read = []
-    model.loss = lambda wave, mel: read.append(wave) or torch.zeros(())
+    model.loss = lambda wave, mel, past: read.append(wave) or torch.zeros(())
     for dequantize in (False, True):
         list(TeacherTraining.objective(model, options(dequantize=dequantize)).losses(wave, mel, 0))
     assert torch.equal(read[0], wave)
     quanta = 32768 * (read[1].double() - wave)
     assert 0 <= quanta.min() < 0.01 and 0.99 < quanta.max() < 1.01 and abs(quanta.mean() - 0.5) < 0.05
+
+
+def test_input_noise(options):
+    """What the model reads is noisy, at a level of each row's own, and what it predicts is not."""
+    wave, mel = 0.1 * torch.randn(400, 1600), torch.randn(400, 6, 100)
+    model, read = models.WaveNet(TEACHER), []
+    model.loss = lambda wave, mel, past: read.append((wave, past)) or torch.zeros(())
+    for level in (0.0, 0.03):
+        list(TeacherTraining.objective(model, options(input_noise=level)).losses(wave, mel, 0))
+    assert torch.equal(read[0][1], wave) and torch.equal(read[1][0], wave)
+    decades = (read[1][1] - wave).std(1).log10() - math.log10(0.03)  # uniform from -2 to 0
+    assert -2.05 < decades.min() < -1.95 and -0.05 < decades.max() < 0.05 and abs(decades.mean() + 1) < 0.1
+    noise = (read[1][1] - wave)[decades > -1]
+    assert abs(torch.corrcoef(torch.stack([noise[:, 1:].flatten(), noise[:, :-1].flatten()]))[0, 1]) < 0.02
+
+
+def test_the_past_that_a_wavenet_reads():
+    model, wave, mel = models.WaveNet(TEACHER), 0.1 * torch.randn(2, 160), torch.randn(2, 6, 10)
+    past = 0.1 * torch.randn(2, 160)
+    expected = -model.distribution.log_prob(model(past, mel), wave, model.config.train_log_scale_min).mean()
+    assert torch.equal(model.loss(wave, mel, past=past), expected)

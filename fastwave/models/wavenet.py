@@ -177,9 +177,14 @@ class WaveNet(Model):
         delayed = torch.cat([first, self.encode(wave)[..., :-1]], -1)
         return self.network(delayed, self.upsampler(mel), speaker)
 
-    def loss(self, wave: Tensor, mel: Tensor, speaker: Tensor | None = None) -> Tensor:
-        """Negative log-likelihood in nats per sample; log-scales clipped from below (ClariNet, appendix A)."""
-        parameters = self(wave, mel, speaker).float() if wave.dtype == torch.float32 else self(wave, mel, speaker)
+    def loss(self, wave: Tensor, mel: Tensor, speaker: Tensor | None = None, *, past: Tensor | None = None) -> Tensor:
+        """Negative log-likelihood in nats per sample; log-scales clipped from below (ClariNet, appendix A).
+
+        past: (batch, samples) that the model reads as what came before; ``wave`` where None.
+        """
+        parameters = self(wave if past is None else past, mel, speaker)
+        if wave.dtype == torch.float32:
+            parameters = parameters.float()
         return -self.distribution.log_prob(parameters, wave, self.config.train_log_scale_min).mean()
 
     @torch.inference_mode()

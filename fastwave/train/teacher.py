@@ -9,6 +9,7 @@ its log-scales clipped from below at ``train_log_scale_min``, or a softmax (fast
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 
 import torch
@@ -37,15 +38,27 @@ CONFIG = WaveNetConfig(
 )
 
 QUANTUM = 2 / 65536  # from one 16-bit amplitude to the next
+QUIETEST = 0.01  # level of input noise, to the highest
 
 
 class MaximumLikelihood(Objective):
-    """The model's negative log-likelihood, of the recording or of one that is spread over its 16-bit quanta."""
+    """The model's negative log-likelihood, of the recording or of one that is spread over its 16-bit quanta.
+
+    With ``input_noise`` what the model reads of the past is noisy, as its own samples will be.
+    """
 
     def losses(self, wave: Tensor, mel: Tensor, step: int) -> Iterator[tuple[str, Tensor]]:
         if self.training.dequantize:
             wave = wave + QUANTUM * torch.rand_like(wave)
-        yield "model", self.model.loss(wave, mel)
+        yield "model", self.model.loss(wave, mel, past=self.past(wave))
+
+    def past(self, wave: Tensor) -> Tensor:
+        """wave, and to each row white noise; its level's logarithm is uniform."""
+        highest = self.training.input_noise
+        if highest == 0:
+            return wave
+        level = highest * QUIETEST ** torch.rand_like(wave[:, :1])
+        return wave + level * torch.randn_like(wave)
 
     def histograms(self, wave: Tensor, mel: Tensor) -> dict[str, Tensor]:
         """A Gaussian's log sigma (appendix A, Figure 4)."""
@@ -62,11 +75,20 @@ class TeacherTraining(Training):
     Attributes:
         dequantize: uniform noise of one 16-bit quantum is added to the recordings (section 3.1): the alternative to a
             clip of log-sigma, for a configuration whose ``train_log_scale_min`` is far down.
+        input_noise: the highest standard deviation of white noise in the samples that the model reads, not in those
+            that it predicts; the lowest is a hundredth of it. When it samples it reads its own, which are noisier than
+            recordings (LPCNet, Valin and Skoglund, 2019, has such noise in training).
     """
 
     learning_rate: float = 6e-4
     clip_norm: float = 0.5
     dequantize: bool = False
+    input_noise: float = 0.0
+
+    def check(self) -> None:
+        super().check()
+        if not 0 <= self.input_noise < math.inf:
+            raise ValueError(f"input_noise must be at least 0, got {self.input_noise}")
 
     model_class = WaveNet
     preset = CONFIG
