@@ -467,6 +467,18 @@ def test_a_tiles_wait_in_vain_is_an_error(stack_machine):
         gated_stack(x, pack_gated_stack(stack.weights(), spec), spec, c=c)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_deep_conditioning_has_the_bits_of_one_product(isa, dtype):
+    """More channels than gated_stack multiplies at once; project takes them all."""
+    spec = GatedStackSpec(**(SMALL | SHAPES["tiny"] | dict(cond_channels=4300)), dtype=dtype)
+    stack, _ = make_stack(spec)
+    weights = pack_gated_stack(stack.weights(), spec)
+    x, c, _ = make_inputs(spec, 100, batch=1)
+    expected = gated_stack(x, weights, spec, projected=project(c, weights, spec))
+    for threads in (1, 2):
+        assert torch.equal(gated_stack(x, weights, spec, c=c, threads=threads), expected)
+
+
 @pytest.mark.parametrize("shape", [{}, dict(causal=False)], ids=["causal", "centred"])
 @pytest.mark.parametrize("stack_machine", ["emulated-sm90"], indirect=True)
 def test_places_in_rings_are_used_again(stack_machine, shape):

@@ -5,11 +5,13 @@
 
 namespace fastwave::FASTWAVE_ISA {
 
-// weight: panels of `depth` inputs, in words of the product's type; x[n]: the words of column n.
+// weight: panels of `depth` inputs, in words of the product's type; x[n]: the words of column n. Of them [begin, end),
+// which an integer type, whose sums end in a scale, must leave whole.
 struct Segment {
     const float* weight;
     int64_t depth;
     const float* const* x;
+    int64_t begin = 0, end = INT64_MAX;
 };
 
 template <int P, int N>
@@ -18,10 +20,11 @@ using Tile = vec[N][P][vectors];
 // acc += W x over one segment.
 template <class T, int P, int N>
 FASTWAVE_INLINE void add_segment(Tile<P, N>& acc, int64_t first_panel, int64_t column, const Segment& segment) {
-    const int64_t words = depth_words(T::dtype, segment.depth), stride = panel_words(T::dtype, segment.depth);
-    const float* w = segment.weight + first_panel * stride;
+    const int64_t all = depth_words(T::dtype, segment.depth), stride = panel_words(T::dtype, segment.depth);
+    const int64_t words = (segment.end < all ? segment.end : all) - segment.begin;
+    const float* w = segment.weight + first_panel * stride + segment.begin * panel;
     const float* x[N];
-    for (int n = 0; n < N; ++n) x[n] = segment.x[column + n];
+    for (int n = 0; n < N; ++n) x[n] = segment.x[column + n] + segment.begin;
     if constexpr (T::integer) {
         typename T::Sum sum[N][P];
         for (int n = 0; n < N; ++n)

@@ -1,20 +1,22 @@
 #include "cpu/threads.h"
 
 #include <algorithm>
-#include <chrono>
 #include <exception>
 
 namespace fastwave {
+
+using namespace std::chrono_literals;
 
 namespace {
 
 constexpr int spins_per_yield = 256;         // a few microseconds
 constexpr int yields = 64;                   // of an idle helper before it sleeps
 constexpr int spins_to_join = 200;           // that the leader gives a helper
-constexpr int stall = 32 * spins_per_yield;  // turns of the leader: a helper is late by more than its work
-constexpr int64_t shortest_penalty = 16, longest_penalty = 1 << 10, many = 64;  // jobs
-constexpr int64_t shortest_sleep = 64;      // splits before a sleeping helper is woken,
-constexpr int64_t longest_sleep = 1 << 16;  // doubled as long as it has been of no help
+constexpr int stall = 32 * spins_per_yield;  // turns of the leader that are no small matter
+constexpr int64_t many = 64;                 // jobs
+constexpr auto shortest_penalty = 2ms, longest_penalty = 256ms;
+constexpr auto shortest_sleep = 500us;  // before a sleeping helper is woken,
+constexpr auto longest_sleep = 1s;      // doubled as long as it has been of no help
 
 // The n-th turn of a loop that waits. Now and then it lets others have the core: the one waited for may want it.
 void pause(int n) {
@@ -97,16 +99,14 @@ Helpers::~Helpers() {
 
 // Whether it is worth posting a job. Sleeping helpers are woken now and then, seldom where that was of no use.
 bool Helpers::awake() {
-    if (alone_ > 0) {
-        --alone_;
-        return false;
-    }
+    begun_ = Clock::now();
+    if (begun_ < alone_until_) return false;
     const int64_t asleep = asleep_.load(std::memory_order_relaxed);
     if (!asleep) return true;
-    if (--until_wake_ >= 0) return asleep < size - 1;
-    sleep_ = helped_ == helped_then_ ? std::min(2 * sleep_, longest_sleep) : shortest_sleep;
+    if (begun_ < wake_at_) return asleep < size - 1;
+    sleep_ = helped_ == helped_then_ ? std::min<Clock::duration>(2 * sleep_, longest_sleep) : shortest_sleep;
     helped_then_ = helped_;
-    until_wake_ = sleep_;
+    wake_at_ = begun_ + sleep_;
     {
         std::lock_guard lock(mutex_);
     }  // one that is about to sleep does so before the call
@@ -133,14 +133,16 @@ bool Helpers::claim(uint64_t seen, int64_t index) {
     return false;
 }
 
-// The leader's end of a job: waits for the helpers. A stall means that one has lost its core to another process, and
-// may again: then the leader works alone, longer each time until many jobs have gone well in a row.
+// The leader's end of a job: waits for the helpers. One that takes twice as long as the leader has lost its core to
+// another process, and may again: then the leader works alone, longer each time until many jobs have gone well in a
+// row.
 void Helpers::finish() {
+    const Clock::time_point done = Clock::now();
     int turns = 0;
     for (; finished_.value.load(std::memory_order_acquire) != helped_; ++turns) pause(turns);
-    if (turns > stall || stalled_) {
-        alone_ = penalty_;
-        penalty_ = std::min(2 * penalty_, longest_penalty);
+    if (stalled_ || (turns > stall && Clock::now() - done > done - begun_)) {
+        alone_until_ = Clock::now() + penalty_;
+        penalty_ = std::min<Clock::duration>(2 * penalty_, longest_penalty);
         in_a_row_ = 0;
         stalled_ = false;
     } else if (++in_a_row_ == many) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <functional>
@@ -29,6 +30,7 @@ public:
     Helpers(const Helpers&) = delete;
 
 private:
+    using Clock = std::chrono::steady_clock;
     using Part = void (*)(void*, int64_t, int64_t);
 
     bool awake();
@@ -58,9 +60,10 @@ private:
     std::condition_variable wake_;
     alignas(64) uint64_t helped_ = 0;  // the leader's own: parts that helpers took, and when to wake them
     uint64_t helped_then_ = 0;
-    int64_t until_wake_ = 0, sleep_;
+    Clock::time_point begun_, wake_at_, alone_until_;  // begun_: the job at hand
+    Clock::duration sleep_, penalty_;
     bool stalled_ = false;  // a helper kept the leader waiting
-    int64_t alone_ = 0, penalty_, in_a_row_ = 0;
+    int64_t in_a_row_ = 0;
     std::vector<std::jthread> threads_;
 };
 

@@ -17,6 +17,7 @@ namespace fastwave::FASTWAVE_ISA {
 namespace {
 
 constexpr int64_t many_words = 128 * 1024;  // of a layer's weights, for threads to share its rows
+constexpr int64_t deep = 1024;  // words of c that are multiplied at once: two panels and a chunk of them fit a cache
 
 // A ring of columns in time order.
 struct Ring {
@@ -270,7 +271,16 @@ void Stack<T>::gates(const LayerWeights& w, int64_t index, Columns columns, Pane
         start.panel_stride = p.panel_stride;
     } else if (p.c && s.cond_repeat == 1 && !margin) {
         buffers.cond.columns(cond, first, n);
-        segments[count++] = {w.cond, s.cond_channels, cond};
+        Segment segment = {w.cond, s.cond_channels, cond};
+        const int64_t words = T::integer ? 0 : depth_words(T::dtype, s.cond_channels);
+        for (segment.end = deep; segment.end < words; segment.begin = segment.end, segment.end += deep) {
+            float* sums[chunk];
+            for (int64_t i = 0; i < n; ++i) sums[i] = buffers.projected + (columns.offset + i) * rows;
+            product<T>(panels, n, &segment, 1, init, StorePlain{sums, false});
+            for (int64_t i = 0; i < n; ++i) init[i] = sums[i];
+        }
+        segment.end = INT64_MAX;
+        segments[count++] = segment;
     } else if (p.c) {
         const int64_t key = cond_key(first) - margin, keys = cond_key(first + n - 1) + margin - key + 1;
         // two threads may want one column of c: each makes its own
