@@ -55,8 +55,8 @@ struct Size {
 };
 
 struct Layer {
-    const uint32_t *cond, *past, *current, *product;
-    const float *bias, *product_bias;
+    const uint32_t *current, *residual, *skip, *past, *cond;
+    const float *bias, *residual_bias, *skip_bias;
     float* ring;  // (group, reach, columns, R)
     int64_t state_at;
     int reach, dilation;
@@ -213,27 +213,30 @@ private:
         return copy;
     }
 
+    __device__ const uint32_t* words_of(int layer) const {
+        return p.first_layer + (first_layer + layer) * p.layer_words;
+    }
+
+    // What is on a sample's way takes its place in shared memory first: of all layers the gate's current tap and the
+    // residual product, but for those that are held in registers, and the head.
     __device__ void find_layers() {
-        const int R = padded_rows(residual()), G2 = 2 * padded_rows(gate());
-        const int64_t tap = int64_t{G2} * T::words(residual());
+        const int R = padded_rows(residual()), S = padded_rows(p.skip), G2 = 2 * padded_rows(gate());
+        const int64_t tap = int64_t{G2} * T::words(residual()), row = T::words(gate());
         const int64_t reach_words = int64_t{p.groups} * columns * residual();
         float* ring = p.rings + (pipeline * reach_before(p.layers) + reach_before(first_layer)) * reach_words;
         int64_t state_at = int64_t{p.front_width} * p.in_channels + reach_before(first_layer) * residual();
         for (int i = 0; i < layers; ++i) {
-            const int l = first_layer + i, rows = (has_residual(l) ? R : 0) + padded_rows(p.skip);
-            const uint32_t* words = p.first_layer + l * p.layer_words;
-            Layer layer;
+            const uint32_t* words = words_of(i);
+            const int rows = has_residual(first_layer + i) ? R : 0;
+            Layer layer = {};
             layer.bias = reinterpret_cast<const float*>(words);
-            layer.product_bias = reinterpret_cast<const float*>(words + p.product_at);
+            layer.residual_bias = reinterpret_cast<const float*>(words + p.product_at);
+            layer.skip_bias = layer.residual_bias + rows;
             layer.current = words + p.taps_at + (p.kernel_size - 1) * tap;
-            layer.product = words + p.product_at + rows;
-            layer.past = words + p.taps_at;
-            layer.cond = words + p.cond_at;
             if (i >= Size::gates) layer.current = resident(layer.current, tap);
-            layer.product = resident(layer.product, int64_t{rows} * T::words(gate()));
-            layer.past = resident(layer.past, (p.kernel_size - 1) * tap);
-            layer.cond = resident(layer.cond, int64_t{G2} * T::words(p.cond_channels));
-            layer.dilation = p.dilations[l];
+            layer.residual = words + p.product_at + rows + S;
+            if (i >= Size::residuals) layer.residual = resident(layer.residual, rows * row);
+            layer.dilation = p.dilations[first_layer + i];
             layer.reach = (p.kernel_size - 1) * layer.dilation;
             layer.ring = ring;
             layer.state_at = state_at;
@@ -251,6 +254,14 @@ private:
             }
             head = resident(head, words);
         }
+        for (int i = 0; i < layers; ++i) {
+            const uint32_t* words = words_of(i);
+            const int rows = has_residual(first_layer + i) ? R : 0;
+            const uint32_t* skip = resident(words + p.product_at + rows + S + rows * row, S * row);
+            const uint32_t* past = resident(words + p.taps_at, (p.kernel_size - 1) * tap);
+            const uint32_t* cond = resident(words + p.cond_at, int64_t{G2} * T::words(p.cond_channels));
+            if (threadIdx.x == 0) b.layers[i].skip = skip, b.layers[i].past = past, b.layers[i].cond = cond;
+        }
     }
 
     __device__ void hold_weights() {
@@ -262,7 +273,7 @@ private:
             gates[i].load(gate_panel(layer.current, 2 * warp + 1));
             if constexpr (Size::residuals > 0)
                 if (i < Size::residuals && has_residual(first_layer + i) && warp < Size::residual / panel)
-                    residuals[i].load(product_panel(layer.product, warp));
+                    residuals[i].load(product_panel(layer.residual, warp));
         }
     }
 
@@ -406,7 +417,7 @@ private:
     template <class Source>
     __device__ void residual_unit(int group, int layer, int unit, const Source& source) {
         const int R = padded_rows(residual()), channel = panel * unit + 2 * lane_group();
-        Fragment sum = bias_fragment(b.layers[layer].product_bias, unit);
+        Fragment sum = bias_fragment(b.layers[layer].residual_bias, unit);
         T::template multiply<columns>(sum, source, T::words(gate()), b.z + int64_t{layer} * columns * z_stride(),
                                       z_stride());
         for (int i = 0; i < 2; ++i) {
@@ -448,7 +459,7 @@ private:
         const int residual_panels = padded_rows(residual()) / panel;
         auto from_memory = [&](int layer) {
             for (int unit = warp; unit < residual_panels; unit += warps)
-                residual_unit(group, layer, unit, product_panel(b.layers[layer].product, unit));
+                residual_unit(group, layer, unit, product_panel(b.layers[layer].residual, unit));
         };
 #pragma unroll
         for (int i = 0; i < Size::gates; ++i) {
@@ -498,16 +509,14 @@ private:
         if (stage > 0) {
             if (!hop.receive(skip_message, group, n, skip_of(group))) return false;
         }
-        const int S = padded_rows(p.skip), R = padded_rows(residual());
+        const int S = padded_rows(p.skip);
         float* sum = reinterpret_cast<float*>(skip_of(group));
         for (int layer = 0; layer < layers; ++layer) {
-            const int before = has_residual(first_layer + layer) ? R / panel : 0;
             const bool first = first_layer + layer == 0;
             for (int unit = warp; unit < S / panel; unit += warps) {
-                Fragment skip = bias_fragment(b.layers[layer].product_bias, before + unit);
-                T::template multiply<columns>(skip, product_panel(b.layers[layer].product, before + unit),
-                                              T::words(gate()), b.z + int64_t{layer} * columns * z_stride(),
-                                              z_stride());
+                Fragment skip = bias_fragment(b.layers[layer].skip_bias, unit);
+                T::template multiply<columns>(skip, product_panel(b.layers[layer].skip, unit), T::words(gate()),
+                                              b.z + int64_t{layer} * columns * z_stride(), z_stride());
                 for (int i = 0; i < 2; ++i) {
                     const int column = 2 * lane_quad() + i;
                     if (column >= columns) continue;

@@ -26,6 +26,7 @@ struct Kernel {
     void (*sample)(SamplerParams);
     int64_t (*block_bytes)(const SamplerParams& p);    // of workspace, if nothing finds room in shared memory
     int64_t (*message_bytes)(const SamplerParams& p);  // of a block's messages
+    int64_t (*way_bytes)(const SamplerParams& p);      // of its matrices on a sample's way, beside those in registers
     int64_t (*box_packets)(const SamplerParams& p, int64_t stages);
 };
 
@@ -48,6 +49,12 @@ constexpr Kernel kernel(const char* name) {
             [](const SamplerParams& p) {
                 Arena arena{nullptr, 0, nullptr, 0};
                 return Buffers<T, columns>(arena, p, 0).message_bytes(p.groups);
+            },
+            [](const SamplerParams& p) {
+                const int64_t tap = 2 * padded_rows(p.gate) * T::words(p.residual);
+                const int64_t product = padded_rows(p.residual) * T::words(p.gate);
+                return 4 * (std::max(0, p.stage_layers - Size::gates) * tap +
+                            std::max(0, p.stage_layers - Size::residuals) * product);
             },
             [](const SamplerParams& p, int64_t stages) {
                 Arena arena{nullptr, 0, nullptr, 0};
@@ -131,7 +138,7 @@ Plan lay_out(const Kernel& kernel, const StackShape& s, int64_t rows, const Devi
     plan.pipelines = static_cast<int>(std::min(int64_t{most}, groups));
     if (plan.pipelines == 0) return plan;
     p.groups = static_cast<int>((groups - 1) / plan.pipelines + 1);
-    if (kernel.cluster && kernel.message_bytes(p) > p.shared_bytes) plan.pipelines = 0;
+    if (kernel.cluster && kernel.message_bytes(p) + kernel.way_bytes(p) > p.shared_bytes) plan.pipelines = 0;
 
     p.block_bytes = kernel.block_bytes(p);
     p.pipeline_packets = kernel.box_packets(p, plan.stages);
