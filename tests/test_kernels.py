@@ -696,17 +696,17 @@ FAST = {
 @pytest.mark.parametrize("size", FAST)
 @pytest.mark.parametrize("machine", ["emulated-sm90"], indirect=True)
 def test_sampler_with_weights_in_registers(machine, size, dtype, rows, hop, sm):
-    """Three layers in one block: some are held in registers and some are not."""
-    emulated_cuda.emulator.configure(sm=sm, sm_count=2, seed=4)
+    """Three layers in one block, if they fit: some are held in registers and some are not."""
+    fits = size != "128/256"
+    emulated_cuda.emulator.configure(sm=sm, sm_count=2 if fits else 4, seed=4)
     config = WaveNetConfig(**(TINY | FAST[size] | dict(dilations=(1, 4, 2))))
     model, reference, sample = make_sampler(config, dtype, machine)
     plan = emulated_cuda.cuda.wavenet_sample_plan(arguments(model.stack.spec), rows, 0)
-    if dtype == "float32":
-        held = rows == 1 and size in ("64/64", "128/128")
-        assert plan["kernel"] == (f"mailboxes {size}" if held else "mailboxes")
-    else:
-        assert plan["kernel"] == f"{hop} {size}"
-    assert plan["stages"] == 2
+    own = dtype == "bfloat16" or rows == 1
+    if dtype == "float32" and size not in (("64/64", "64/128") if own else ("64/64",)):
+        hop = "mailboxes"
+    assert plan["kernel"] == (f"{hop} {size}" if own else hop)
+    assert plan["stages"] == (2 if fits else 4)
     mel, z = torch.rand(rows, 7, 1), torch.randn(rows, 1, 16)
     free, parameters = sample(z, model.upsampler(mel), return_parameters=True)
     if dtype == "float32":
@@ -734,10 +734,29 @@ def test_sizes_with_a_kernel_of_their_own(machine, monkeypatch):
     monkeypatch.setattr(importlib.import_module("fastwave.ops.custom"), "_cuda", emulated_cuda.cuda)
     for size in FAST:
         spec = models.WaveNet(WaveNetConfig(**(TINY | FAST[size]))).stack.spec
-        assert has_own_kernel(spec, torch.device("cuda")) == (size in ("64/64", "128/128"))
+        assert has_own_kernel(spec, torch.device("cuda"))
         half = dataclasses.replace(spec, dtype="bfloat16")
         assert has_own_kernel(half, torch.device("cuda")) == (machine != "emulated-sm75")
     assert not has_own_kernel(models.WaveNet(WaveNetConfig(**TINY)).stack.spec, torch.device("cuda"))
+
+
+@pytest.mark.parametrize("machine", ["emulated-sm90"], indirect=True)
+def test_what_does_not_fit_a_cluster_takes_mailboxes(machine):
+    """On as many multiprocessors as an H200 has, whose clusters are 16 blocks: of 2 or 3 layers each, here."""
+    emulated_cuda.emulator.configure(sm=90, sm_count=132, seed=4)
+
+    def kernel(size: str, dtype: str, layers: int) -> tuple[str, int]:
+        config = WaveNetConfig(**(TINY | FAST[size] | dict(dilations=(1,) * layers)))
+        spec = dataclasses.replace(models.WaveNet(config).stack.spec, dtype=dtype)
+        plan = emulated_cuda.cuda.wavenet_sample_plan(arguments(spec), 1, 0)
+        return plan["kernel"], plan["stages"]
+
+    assert kernel("128/128", "bfloat16", 20) == ("cluster 128/128", 11)
+    assert kernel("128/128", "bfloat16", 40) == ("cluster 128/128", 15)
+    assert kernel("128/256", "bfloat16", 15) == ("cluster 128/256", 16)
+    assert kernel("128/256", "bfloat16", 20) == ("mailboxes 128/256", 21)
+    assert kernel("64/64", "float32", 40) == ("cluster 64/64", 15)
+    assert kernel("128/128", "float32", 20) == ("mailboxes 128/128", 21)
 
 
 @pytest.mark.parametrize("machine", ["emulated-sm90", "emulated-sm80"], indirect=True)

@@ -63,7 +63,8 @@ constexpr Kernel kernel(const char* name) {
             }};
 }
 
-// All there are; the first that fits is taken. A size is residual/gate channels.
+// All there are; the first that fits is taken. A size is residual/gate channels. In float32 eight columns' sums leave
+// no registers to hold weights in.
 constexpr Kernel kernels[] = {
     kernel<Bfloat16Mma, 1, ClusterHop, Size<128, 128, 2, 1>>("cluster 128/128"),
     kernel<Bfloat16Mma, 8, ClusterHop, Size<128, 128, 2, 1>>("cluster 128/128"),
@@ -87,8 +88,14 @@ constexpr Kernel kernels[] = {
     kernel<Bfloat16Mma, 8, Mailbox, AnySize>("mailboxes"),
     kernel<Bfloat16, 1, Mailbox, AnySize>("mailboxes, no matrix instruction"),
     kernel<Bfloat16, 8, Mailbox, AnySize>("mailboxes, no matrix instruction"),
+    kernel<Float32, 1, ClusterHop, Size<64, 64, 2, 0>>("cluster 64/64"),
+    kernel<Float32, 1, ClusterHop, Size<64, 128, 2, 0>>("cluster 64/128"),
     kernel<Float32, 1, Mailbox, Size<128, 128, 1, 0>>("mailboxes 128/128"),
     kernel<Float32, 1, Mailbox, Size<64, 64, 1, 1>>("mailboxes 64/64"),
+    kernel<Float32, 1, Mailbox, Size<64, 128, 1, 1>>("mailboxes 64/128"),
+    kernel<Float32, 1, Mailbox, Size<128, 256, 0, 0>>("mailboxes 128/256"),
+    kernel<Float32, 1, ClusterHop, AnySize>("cluster"),
+    kernel<Float32, 8, ClusterHop, AnySize>("cluster"),
     kernel<Float32, 1, Mailbox, AnySize>("mailboxes"),
     kernel<Float32, 8, Mailbox, AnySize>("mailboxes"),
 };
