@@ -80,10 +80,11 @@ class Autoregressive:
         return run
 
 
+PARALLEL_FRAMES = 128  # likewise: of each block the edges are conditioned twice, and a stage's last chunk is not full
 CHUNK = 96  # columns that gated_stack takes through a layer at once
 CUDA_BLOCK = 2**17  # samples of a row that generate() hands to a CUDA device at once: some for each multiprocessor
 GRAPH_SAMPLES = 2**18  # of all rows together, for which CUDA graphs are made: more are not bound by launches
-PROJECTED_BYTES = 2**29  # of projected conditioning that an utterance may wait for
+PROJECTED_BYTES = 2**29  # of projected conditioning that an utterance may wait for; a quarter of it for a block
 
 
 class Parallel:
@@ -111,8 +112,11 @@ class Parallel:
         self.graphs = None if on_cpu else Graphs()
         # so many that the stage with the fewest columns too makes a chunk of them with each reading of its weights
         widest = max(stage.group for stage in self.stages)
-        block = CHUNK * widest if on_cpu else CUDA_BLOCK
-        self.block_frames = max(BLOCK_FRAMES, block // model.config.mel.hop_length)
+        hop = model.config.mel.hop_length
+        self.block_frames = max(PARALLEL_FRAMES, (CHUNK * widest if on_cpu else CUDA_BLOCK) // hop)
+        for first in set(self.shared.values()):
+            fit = PROJECTED_BYTES // 4 // self._projected_bytes(first, hop)
+            self.block_frames = max(BLOCK_FRAMES, min(self.block_frames, fit))
         self.streams = not any(stage.reverse for stage in self.stages)
         self.look_ahead = sum(
             spec.look_ahead * stage.group for stage, spec in zip(self.stages, self.specs, strict=True)
@@ -128,12 +132,14 @@ class Parallel:
         firsts = {i: uses.index(use) for i, use in enumerate(uses) if use[1] and uses.count(use) > 1}
         ahead = sum(stage.stack.spec.look_ahead * stage.group for stage in self.stages)
         for first in set(firsts.values()):
-            spec = self.specs[first]
-            columns = ahead // (self.stages[first].group * spec.cond_repeat)
-            fits = 8 * columns * spec.layers * spec.gate_channels <= PROJECTED_BYTES
-            if not fits or spec.cond_taps > 1:
+            fits = self._projected_bytes(first, ahead) <= PROJECTED_BYTES
+            if not fits or self.specs[first].cond_taps > 1:
                 firsts = {i: stage for i, stage in firsts.items() if stage != first}
         return firsts
+
+    def _projected_bytes(self, stage: int, samples: int) -> int:
+        spec = self.specs[stage]
+        return 8 * spec.layers * spec.gate_channels * (samples // (self.stages[stage].group * spec.cond_repeat))
 
     def threads(self, threads: int | None, batch: int) -> int:
         return max(choose_threads(threads, batch, spec, sampling=False) for spec in self.specs)

@@ -95,6 +95,11 @@ def make(name, dtype=torch.float32):
     return model.to(dtype)
 
 
+@pytest.fixture(autouse=True)
+def several_blocks(monkeypatch):
+    monkeypatch.setattr(runners, "PARALLEL_FRAMES", runners.BLOCK_FRAMES)
+
+
 def mels(batch=2, frames=FRAMES, dtype=torch.float32):
     return torch.rand(batch, MEL.n_mels, frames, generator=torch.Generator().manual_seed(1), dtype=dtype)
 
