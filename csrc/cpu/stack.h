@@ -46,6 +46,10 @@ FASTWAVE_INLINE Panels panels_of(int64_t panels, int64_t unit, int64_t i, int64_
 
 constexpr int64_t chunk = 96;  // columns that go through a product at once; a multiple of every tile_columns
 
+// Words from a wide column to the next: an odd number of cache lines. Of columns a multiple of 4 KB apart a product
+// would read a dozen lines that all have their place in one set of the first-level cache.
+constexpr int64_t apart(int64_t words) { return (words + 15) / 16 * 16 | 16; }
+
 // bias (L, gate_rows) <- bias plus the row's own vectors g, per layer, in panel order.
 static void load_bias(float* bias, const StackShape& s, const LayerWeights* layers, const float* g) {
     for (int64_t l = 0; l < s.layers; ++l, bias += s.gate_rows()) {

@@ -54,7 +54,7 @@ struct Buffers {
         window = arena.take((chunk + max_team * s.front_width) * s.in_channels);
         bias = arena.take(s.layers * rows);
         const int64_t cond_columns = s.cond_channels == 0 ? 0 : (chunk + behind) / s.cond_repeat + s.cond_taps + 2;
-        const int64_t cond_words = T::column_words(s.cond_channels);
+        const int64_t cond_words = apart(T::column_words(s.cond_channels));
         cond = {arena.take(cond_columns * cond_words), cond_columns, cond_words};
         projected = arena.take(s.cond_channels == 0 ? 0 : (chunk / s.cond_repeat + 2 + max_team * s.cond_taps) * rows);
         depthwise = arena.take(s.separable ? chunk * (padded(s.residual) + T::column_words(s.residual)) : 0);

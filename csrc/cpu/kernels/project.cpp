@@ -17,7 +17,7 @@ struct Buffers {
 template <class T>
 void run(const ProjectParams& p) {
     const StackShape& s = p.shape;
-    const int64_t rows = s.gate_rows(), cond_words = T::column_words(s.cond_channels);
+    const int64_t rows = s.gate_rows(), cond_words = apart(T::column_words(s.cond_channels));
     Arena arena = {p.workspace};
     const Buffers buffers(arena, s, cond_words);
     StackWeights weights(p.weights, s);
@@ -51,7 +51,7 @@ void run(const ProjectParams& p) {
 int64_t project_workspace(const StackShape& shape) {
     return with_type(shape.dtype, [&](auto type) {
         Arena arena = {nullptr};
-        const Buffers buffers(arena, shape, decltype(type)::column_words(shape.cond_channels));
+        const Buffers buffers(arena, shape, apart(decltype(type)::column_words(shape.cond_channels)));
         return arena.used;
     });
 }
