@@ -97,7 +97,16 @@ def make(name, dtype=torch.float32):
 
 @pytest.fixture(autouse=True)
 def several_blocks(monkeypatch):
+    """FRAMES are more than one block."""
     monkeypatch.setattr(runners, "PARALLEL_FRAMES", runners.BLOCK_FRAMES)
+
+
+@pytest.mark.parametrize(("fast", "frames"), [(True, 34), (False, 128)])
+def test_a_block_has_the_frames_whose_projections_fit(monkeypatch, fast, frames):
+    """DiffWave keeps what it projects for the steps that share it, 3.9 MB a frame, if they are few."""
+    monkeypatch.setattr(runners, "PARALLEL_FRAMES", 128)
+    model = models.DiffWave(DiffWaveConfig.base(fast=fast))
+    assert runners.Parallel(model, "float32", torch.device("cpu")).block_frames == frames
 
 
 def mels(batch=2, frames=FRAMES, dtype=torch.float32):
