@@ -92,7 +92,7 @@ void gated_stack(const py::dict& spec, py::object x_, py::object weights_, py::o
         params.g = row_of(call.g, row), params.u = row_of(call.u, row), params.y = row_of(call.y, row);
         params.state = row_of(call.state, row), params.out = row_of(call.out, row);
         params.length = valid[row] - pending;
-        params.workspace = workspace(kernels().gated_stack_workspace(call.shape));
+        params.workspace = workspace(kernels().gated_stack_workspace(call.shape, team_size(threads, call.batch)));
         return params;
     });
 }

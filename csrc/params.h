@@ -159,8 +159,8 @@ struct GatedStackParams {
     int64_t length;                     // valid columns, from -pending to time
     bool last;                          // no more columns will come
     bool reverse;
-    float* workspace;  // gated_stack_workspace(shape) floats
-    Team* team;        // splits a layer's columns; null: alone
+    float* workspace;  // gated_stack_workspace(shape, threads of the team) floats
+    Team* team;        // shares the layers, or their rows; null: alone
     Poll poll;
     void* poll_context;
 };

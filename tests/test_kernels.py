@@ -537,7 +537,7 @@ def test_gated_stack_rows_do_not_depend_on_batch_or_threads(stack_machine):
         assert not together[row, :, length:].any()
 
 
-# threads share a layer's columns; or its rows, where it has many weights
+# threads share a row's layers; or the rows of a layer's weights, where it has many
 MANY_WEIGHTS = dict(residual_channels=304, gate_channels=304, skip_channels=32, dilations=(1, 4), head_channels=(32, 2))
 MANY_WEIGHTS_SEPARABLE = MANY_WEIGHTS | dict(separable=True, residual_channels=640, gate_channels=336)
 SHARED = {name: SHAPES[name] for name in ("plain", "repeat", "centred", "affine-output", "no-skip", "tiny")}
@@ -558,6 +558,27 @@ def test_one_row_on_several_threads_is_the_same_to_the_bit(isa, shape, dtype):
         alone = gated_stack(x, weights, spec, c=c, **named)
         for threads in (2, 3, 40):
             assert torch.equal(gated_stack(x, weights, spec, c=c, threads=threads, **named), alone)
+
+
+@pytest.mark.parametrize("threads", [2, 3, 16])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("shape", ["plain", "repeat", "centred", "separable", "no-skip"])
+def test_a_long_row_in_pieces_on_several_threads_is_the_same_to_the_bit(shape, dtype, threads):
+    """So long that every ring between two threads' layers is used many times over."""
+    spec = GatedStackSpec(**(SMALL | SHAPES[shape] | dict(dilations=(1, 2, 4, 8, 16, 3) * 3)), dtype=dtype)
+    stack, _ = make_stack(spec)
+    weights = pack_gated_stack(stack.weights(), spec)
+    x, c, extras = make_inputs(spec, 7680, batch=1)
+    whole = gated_stack(x, weights, spec, c=c, u=extras["u"])
+    state, out, taken, pieces = initial_state(spec, 1), [], 0, (1440, 96, 2400, 3744)
+    for i, piece in enumerate(pieces):
+        pending, last = min(taken, spec.look_ahead), i + 1 == len(pieces)
+        first, end = taken - pending, taken + piece
+        columns = c[..., first // spec.cond_repeat : -(-end // spec.cond_repeat)]
+        named = dict(state=state, pending=pending, last=last, u=extras["u"], threads=threads)
+        out.append(gated_stack(x[..., taken:end], weights, spec, c=columns, **named))
+        taken = end
+    assert torch.equal(torch.cat(out, 2), whole)
 
 
 MEL = MelSpec(n_mels=7, hop_length=16, n_fft=64, win_length=64, sample_rate=8000, fmax=4000.0)

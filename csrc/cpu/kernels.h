@@ -10,7 +10,7 @@ namespace fastwave {
 struct Kernels {
     const char* isa;
     void (*gated_stack)(const GatedStackParams&);
-    int64_t (*gated_stack_workspace)(const StackShape&);  // floats
+    int64_t (*gated_stack_workspace)(const StackShape&, int64_t threads);  // floats
     void (*project)(const ProjectParams&);
     int64_t (*project_workspace)(const StackShape&);
     void (*wavenet_sample)(const WaveNetSampleParams&);

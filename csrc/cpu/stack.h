@@ -38,6 +38,18 @@ FASTWAVE_INLINE void together(Team* team, const Part& part) {
     run_parts(team, &Team::together, part);
 }
 
+// part(stage, turn) for each stage and turn of a line, on the threads of a team.
+template <class Part>
+FASTWAVE_INLINE void pipeline(Team* team, Line line, const Part& part) {
+    if (team)
+        return team->pipeline(
+            team, line,
+            [](void* context, int64_t stage, int64_t turn) { (*static_cast<const Part*>(context))(stage, turn); },
+            const_cast<Part*>(&part));
+    for (int64_t turn = 0; turn < line.turns; ++turn)
+        for (int64_t stage = 0; stage < line.stages; ++stage) part(stage, turn);
+}
+
 // Part i of `panels` panels that must stay in groups of `unit`.
 FASTWAVE_INLINE Panels panels_of(int64_t panels, int64_t unit, int64_t i, int64_t parts) {
     const int64_t units = panels / unit;

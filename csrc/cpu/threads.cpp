@@ -81,6 +81,9 @@ Helpers::Helpers(int64_t size) : sleep_(shortest_sleep / 2), penalty_(shortest_p
     Team::together = [](Team* team, Part part, void* context) {
         static_cast<Helpers*>(team)->lead_together(part, context);
     };
+    Team::pipeline = [](Team* team, Line line, Part part, void* context) {
+        static_cast<Helpers*>(team)->lead_pipeline(line, part, context);
+    };
     Team::meet = [](Team* team, int64_t index) { static_cast<Helpers*>(team)->meet_as(index); };
     try {
         for (int64_t i = 1; i < size; ++i) threads_.emplace_back([this, i] { help(i); });
@@ -107,11 +110,15 @@ bool Helpers::awake() {
     sleep_ = helped_ == helped_then_ ? std::min<Clock::duration>(2 * sleep_, longest_sleep) : shortest_sleep;
     helped_then_ = helped_;
     wake_at_ = begun_ + sleep_;
+    wake();
+    return true;
+}
+
+void Helpers::wake() {
     {
         std::lock_guard lock(mutex_);
     }  // one that is about to sleep does so before the call
     wake_.notify_all();
-    return true;
 }
 
 // Returns the job as it stands when every part is claimed.
@@ -178,6 +185,57 @@ void Helpers::lead_together(Part part, void* context) {
     verdict_.store(2 * (complete >> 32) + on, std::memory_order_release);
     part(context, 0, on ? size : 1);
     finish();
+}
+
+// A line has a job of its own: whoever comes follows it to its end, and finds work that is ready and not taken.
+void Helpers::lead_pipeline(Line line, Part part, void* context) {
+    line_ = line;
+    line_part_ = part;
+    line_context_ = context;
+    for (Stage& stage : stages_) stage.turns.store(0, std::memory_order_relaxed);
+    if (asleep_.load(std::memory_order_relaxed)) wake();
+    post([](void* self, int64_t index, int64_t) { static_cast<Helpers*>(self)->follow(index); }, this, false);
+    follow(0);
+    for (int64_t i = 1; i < size; ++i)
+        if (!claim(job_.load(std::memory_order_relaxed), i)) ++helped_;
+    for (int i = 0; finished_.value.load(std::memory_order_acquire) != helped_; ++i) pause(i);
+}
+
+// A thread's share of a line: its own stages, the last first, and those of others where its own must wait.
+void Helpers::follow(int64_t index) {
+    const int64_t first = line_.stages * index / size, end = line_.stages * (index + 1) / size;
+    auto some = [&] {
+        for (int64_t i = end - 1; i >= first; --i)
+            if (advance(i)) return true;
+        for (int64_t i = line_.stages - 1; i >= 0; --i)
+            if (advance(i)) return true;
+        return false;
+    };
+    for (int waits = 0; turns(line_.stages - 1) < line_.turns;) {
+        if (some())
+            waits = 0;
+        else
+            pause(waits++);
+    }
+}
+
+int64_t Helpers::turns(int64_t stage) const { return stages_[stage].turns.load(std::memory_order_acquire); }
+
+// Does a stage's next turn, if it is ready and nobody else is at it.
+bool Helpers::advance(int64_t index) {
+    Stage& stage = stages_[index];
+    const int64_t turn = turns(index);
+    if (turn == line_.turns || (index > 0 && turns(index - 1) <= turn) ||
+        (index + 1 < line_.stages && turns(index + 1) + line_.slack == turn) ||
+        stage.taken.load(std::memory_order_relaxed) || stage.taken.exchange(true, std::memory_order_acquire))
+        return false;
+    const bool still = turns(index) == turn;
+    if (still) {
+        line_part_(line_context_, index, turn);
+        stage.turns.store(turn + 1, std::memory_order_release);
+    }
+    stage.taken.store(false, std::memory_order_release);
+    return still;
 }
 
 void Helpers::meet_as(int64_t index) {

@@ -34,16 +34,25 @@ private:
     using Part = void (*)(void*, int64_t, int64_t);
 
     bool awake();
+    void wake();
     uint64_t post(Part part, void* context, bool together);
     bool claim(uint64_t seen, int64_t index);
     void finish();
     void lead(Part part, void* context);
     void lead_together(Part part, void* context);
+    void lead_pipeline(Line line, Part part, void* context);
+    void follow(int64_t index);
+    int64_t turns(int64_t stage) const;
+    bool advance(int64_t index);
     void meet_as(int64_t index);
     void help(int64_t index);
 
     struct alignas(64) Count {
         std::atomic<uint64_t> value = 0;
+    };
+    struct alignas(64) Stage {
+        std::atomic<int64_t> turns = 0;  // done
+        std::atomic<bool> taken = false;
     };
 
     // What is to be done: its number in the upper half, a bit per claimed part in the lower.
@@ -54,6 +63,10 @@ private:
     bool together_ = false;
     Count finished_;  // parts that helpers have done, of all jobs
     Count met_[max_team];
+    Line line_ = {};  // at hand
+    Part line_part_ = nullptr;
+    void* line_context_ = nullptr;
+    Stage stages_[max_stages];
     alignas(64) std::atomic<int64_t> asleep_ = 0;
     std::atomic<bool> ended_ = false;
     std::mutex mutex_;

@@ -348,7 +348,7 @@ Floats cut(const Floats& x, int64_t time, int64_t from, int64_t to) {
 }
 
 Floats run_stack(const StackShape& s, const Floats& packed, const Inputs& in, int64_t threads, float* state = nullptr) {
-    Floats out(s.out_channels() * in.time, NAN), space = workspace(kernels().gated_stack_workspace(s));
+    Floats out(s.out_channels() * in.time, NAN), space = workspace(kernels().gated_stack_workspace(s, threads));
     GatedStackParams p{};
     p.shape = s;
     p.weights = packed.data();

@@ -6,7 +6,7 @@
 namespace fastwave::FASTWAVE_ISA {
 
 void gated_stack(const GatedStackParams&);
-int64_t gated_stack_workspace(const StackShape&);
+int64_t gated_stack_workspace(const StackShape&, int64_t threads);
 void project(const ProjectParams&);
 int64_t project_workspace(const StackShape&);
 void wavenet_sample(const WaveNetSampleParams&);
