@@ -20,7 +20,7 @@ from fastwave.ops.rounding import DTYPES
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))  # they are not installed
 pytest.importorskip("benchmarks", reason="needs the source tree")
-from benchmarks import parts, quality, report, run
+from benchmarks import parts, quality, report, run, stacks
 from benchmarks.baseline import ConvolutionStacks, Graphed, IncrementalWaveNet, onnx_runtime
 from benchmarks.cases import CASES, FLOATS, PARALLEL_WAVEGAN, STUDENT_1, Case
 from benchmarks.ceilings import Ceilings, Work, measure_ceilings, sampler_work, stack_work
@@ -29,7 +29,7 @@ from benchmarks.gpu.limits import Device, Pipeline, measure_device
 from benchmarks.gpu.workloads import CASES as GPU_CASES
 from benchmarks.gpu.workloads import Case as GPUCase
 from benchmarks.gpu.workloads import Chunk, DeviceGeneration, DeviceSampler, DeviceStacks
-from benchmarks.workloads import FirstChunk, Sampler, Stacks, Voice
+from benchmarks.workloads import FirstChunk, Generation, Sampler, Stacks, Voice
 
 TINY = dict(
     mel=MelSpec(n_mels=7, hop_length=16, n_fft=64, win_length=64, sample_rate=8000, fmax=4000.0),
@@ -241,6 +241,21 @@ def test_parts_are_of_stacks(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         parts.main(["--case", "stream"])
     assert "--case must be a sampler, or stacks by themselves, got 'stream'" in capsys.readouterr().err
+
+
+def test_stacks_of_a_parallel_model(monkeypatch, capsys):
+    monkeypatch.setattr("benchmarks.ceilings.TRIALS", 2)
+    tiny = Case(name="model", about="a tiny model", make=lambda: Generation(ClariNetStudent(STUDENT)))
+    monkeypatch.setattr(stacks, "CASES", (tiny, *TINY_CASES))
+    monkeypatch.setattr(stacks, "COLUMNS", 48)
+    stacks.main(["--case", "model", "--repeats", "2"])
+    sizes = {(flow.spec.layers, flow.spec.residual_channels) for flow in ClariNetStudent(STUDENT).flows}
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) >= len(sizes)
+    assert all(f"{layers} x {channels}, " in "".join(lines) for layers, channels in sizes)
+    with pytest.raises(SystemExit):
+        stacks.main(["--case", "stream"])
+    assert "--case must be a parallel model, mel to waveform, got 'stream'" in capsys.readouterr().err
 
 
 def test_peak_counts_multiply_adds():
