@@ -7,13 +7,13 @@ namespace fastwave::FASTWAVE_ISA {
 
 namespace {
 
-constexpr int64_t many_words = 128 * 1024;  // of a layer's weights, for threads to share its rows
+constexpr int64_t many_words = 128 * 1024;  // of a layer's weights, for threads to share its rows where layers are few
 constexpr int64_t stages_per_thread = 4;    // so that a thread whose own must wait finds another
 constexpr int64_t slack = 2;                // turns that a stage may have made and the next one not
 
-// How threads share a stack. Where a layer has weights enough to fill a cache, all threads are on one stage, each with
-// its rows of every product. Else stages stand in line: a thread keeps the weights and rings of its own layers in its
-// cache, and waits for nobody as long as the stage before is ahead.
+// How threads share a stack. Stages stand in line: a thread keeps the weights and rings of its own layers in its cache,
+// and waits for nobody as long as the stage before is ahead. But where layers are few, and have weights enough to fill
+// a cache, all threads are on one stage, each with its rows of every product.
 struct Plan {
     int64_t stages = 1;
     int64_t parts = 1;                    // threads on a stage
@@ -30,7 +30,7 @@ struct Plan {
             total += words(l);
             if (words(l) > most) most = words(l);
         }
-        if (threads == 1 || s.layers < 2 || most >= many_words) {
+        if (threads == 1 || s.layers < 2 || (s.layers < 2 * threads && most >= many_words)) {
             parts = threads;
         } else {  // of about as many words each
             stages = stages_per_thread * threads < s.layers ? stages_per_thread * threads : s.layers;
