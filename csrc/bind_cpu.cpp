@@ -51,7 +51,8 @@ float* workspace(int64_t floats) {
     return data.get();
 }
 
-// Runs a kernel on each of `count` groups of rows, with the parameters that `fill` gives for it, side by side.
+// Runs a kernel on each of `count` groups of rows, side by side, with the parameters that `fill` gives for a group and
+// the number of threads that share it.
 template <class Params, class Fill>
 void run_groups(int64_t threads, int64_t count, void (*kernel)(const Params&), const Fill& fill) {
     const int64_t team = team_size(threads, count);
@@ -60,8 +61,8 @@ void run_groups(int64_t threads, int64_t count, void (*kernel)(const Params&), c
         share(
             threads, count,
             [&](int64_t index) {
-                Params params = fill(index);
                 Helpers helpers(team);
+                Params params = fill(index, helpers.size);
                 params.team = helpers.size > 1 ? &helpers : nullptr;
                 params.poll = &Interrupt::poll;
                 params.poll_context = &interrupt;
@@ -85,14 +86,14 @@ void gated_stack(const py::dict& spec, py::object x_, py::object weights_, py::o
     if (call.batch == 0 || call.columns == 0)
         return;  // of rows without samples there may be more than can be counted to
     const Integers valid = lengths_of(call.lengths, call.batch, call.columns);
-    run_groups(threads, call.batch, kernels().gated_stack, [&](int64_t row) {
+    run_groups(threads, call.batch, kernels().gated_stack, [&](int64_t row, int64_t team) {
         GatedStackParams params = call.params;
         params.x = row_of(call.x, row), params.c = row_of(call.c, row), params.projected = row_of(call.projected, row);
         params.interpolation = row_of(call.interpolation, row);
         params.g = row_of(call.g, row), params.u = row_of(call.u, row), params.y = row_of(call.y, row);
         params.state = row_of(call.state, row), params.out = row_of(call.out, row);
         params.length = valid[row] - pending;
-        params.workspace = workspace(kernels().gated_stack_workspace(call.shape, team_size(threads, call.batch)));
+        params.workspace = workspace(kernels().gated_stack_workspace(call.shape, team));
         return params;
     });
 }
@@ -109,7 +110,7 @@ void project(const py::dict& spec, py::object c_, py::object weights_, py::objec
     require(out, "out", float32, {batch, panels_projected(shape), columns, panel});
     if (threads < 1) fail("threads", "at least 1", threads);
     if (batch == 0 || columns == 0) return;
-    run_groups(threads, batch, kernels().project, [&](int64_t row) {
+    run_groups(threads, batch, kernels().project, [&](int64_t row, int64_t) {
         ProjectParams params{};
         params.shape = shape;
         params.weights = weights.data<float>();
@@ -132,7 +133,7 @@ void wavenet_sample(const py::dict& spec, const py::dict& head, py::object noise
 
     // Threads first: a group of rows shares the weights it reads, but only within its thread.
     const int64_t group = std::clamp((batch - 1) / threads + 1, int64_t{1}, max_rows);
-    run_groups(threads, (batch + group - 1) / group, kernels().wavenet_sample, [&](int64_t index) {
+    run_groups(threads, (batch + group - 1) / group, kernels().wavenet_sample, [&](int64_t index, int64_t) {
         const int64_t row = index * group;
         WaveNetSampleParams mine = call.params;
         mine.rows = std::min(group, batch - row);

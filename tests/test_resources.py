@@ -118,6 +118,24 @@ def test_fewer_threads_than_asked_for_will_do(tmp_path):
     run(FEWER, "float32", LD_PRELOAD=library(tmp_path, LIMIT))
 
 
+FEWER_OF_A_STACK = """
+import ctypes
+left = ctypes.c_int.in_dll(ctypes.CDLL(None), "threads_left")
+spec = t.GatedStackSpec(**(t.SMALL | t.MANY_WEIGHTS | dict(dilations=(1,) * 6)))  # what it does depends on the threads
+stack, _ = t.make_stack(spec)
+weights = t.pack_gated_stack(stack.weights(), spec)
+x, c, _ = t.make_inputs(spec, 700, batch=1)
+wanted = t.gated_stack(x, weights, spec, c=c)
+for left.value in (0, 1, 2):
+    assert torch.equal(t.gated_stack(x, weights, spec, c=c, threads=4), wanted)
+"""
+
+
+@needs_compiler
+def test_a_stack_on_fewer_threads_than_asked_for_has_room(tmp_path):
+    run(FEWER_OF_A_STACK, "float32", LD_PRELOAD=library(tmp_path, LIMIT), MALLOC_PERTURB_="85")
+
+
 def test_torch_keeps_its_number_of_threads():
     config = ClariNetStudentConfig(
         mel=fastwave.MelSpec(n_mels=6, hop_length=16, n_fft=64, win_length=64, sample_rate=8000, fmax=4000.0),
