@@ -1,4 +1,4 @@
-// How a gated stack is cut into stages, and their buffers.
+// How a gated stack is cut into stages, their buffers, and what they share.
 #pragma once
 
 #include "cpu/stack.h"
@@ -111,6 +111,72 @@ struct Buffers {
                 own.head_a = arena.take(chunk * s.widest_head());
                 own.head_b = arena.take(chunk * s.widest_head());
             }
+        }
+    }
+};
+
+// What the stages of a call have in common.
+template <class T>
+struct Stack {
+    const GatedStackParams& p;
+    const StackShape& s;
+    Buffers<T>& buffers;
+    StackWeights weights{p.weights, s};
+    LayerWeights layers[max_layers];
+    // Where v is not h, a causal stage needs of h only the chunk at hand: one buffer, updated in place.
+    const bool apart = p.u || !(T::same_as_float || s.separable);
+    // Before this column there are zeros. A state that holds all it can has them in itself.
+    const int64_t begin = p.state && p.pending == s.look_ahead() ? -(int64_t{1} << 62) : -p.pending;
+    const int64_t margin = s.cond_taps / 2;  // columns of c on either side of the one that a column stands at
+    const int64_t end = p.last ? p.length + s.look_ahead() : p.time;  // of the columns that the front is given
+
+    Stack(const GatedStackParams& params, Buffers<T>& room, const Plan& plan)
+        : p(params), s(params.shape), buffers(room) {
+        for (int64_t stage = 0, l = 0; l <= s.layers; ++l) {
+            if (stage + 1 < plan.stages && l == plan.first[stage + 1]) ++stage;
+            if (apart && s.causal) buffers.h[l] = buffers.h[plan.first[stage]];
+            if (!apart) buffers.v[l] = buffers.h[l];
+            if (l < s.layers) layers[l] = weights.layer(s, l);
+        }
+        for (int64_t stage = 0; stage < plan.stages; ++stage)
+            memset(buffers.scratch[stage].column, 0, plan.parts * padded(s.residual) * sizeof(float));
+        memset(buffers.zeros, 0, buffers.zero_floats * sizeof(float));
+        load_bias(buffers.bias, s, layers, p.g);
+    }
+
+    // Column t of the running time, forwards or backwards, as it stands in memory.
+    int64_t place(int64_t t) const { return p.reverse ? p.length - 1 - t : t; }
+
+    // The conditioning column that column t of the running time reads, numbered so that it never falls as t rises.
+    int64_t cond_key(int64_t t) const {
+        if (p.reverse) return (p.length - 1) / s.cond_repeat - (p.length - 1 - t) / s.cond_repeat;
+        return t >= 0 ? t / s.cond_repeat : -((s.cond_repeat - 1 - t) / s.cond_repeat);
+    }
+    int64_t cond_place(int64_t key) const {
+        return p.reverse ? (p.length - 1) / s.cond_repeat - key : key - cond_key(-p.pending) + margin;
+    }
+
+    // A column as a ring v holds it.
+    void hold(float* to, const float* from) const {
+        if (s.separable)
+            memcpy(to, from, padded(s.residual) * sizeof(float));
+        else
+            T::round(to, from, s.residual);
+    }
+
+    // What layer `index` convolves: h + u, rounded.
+    void round(int64_t index, int64_t first, int64_t n, float* sum) const {
+        if (!apart || index == s.layers) return;
+        const float* from[chunk];
+        float* to[chunk];
+        buffers.h[index].columns(from, first, n);
+        buffers.v[index].columns(to, first, n);
+        for (int64_t t = 0; t < n; ++t) {
+            if (p.u) {
+                for (int64_t i = 0; i < s.residual; ++i) sum[i] = from[t][i] + p.u[index * s.residual + i];
+                from[t] = sum;
+            }
+            hold(to[t], from[t]);
         }
     }
 };
