@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
         run()
         least = max(ceilings.least(stack_work(spec), 1))
         times = [_time(run) / COLUMNS for _ in range(options.repeats)]
-        sizes = f"{spec.layers} x {spec.residual_channels}, {spec.cond_channels} conditioning channels"
+        sizes = f"{spec.layers} x {spec.residual_channels}, of {spec.in_channels} + {spec.cond_channels} channels"
         median, best = (f"{1e6 * time:.2f} us ({least / time:.0%})" for time in (statistics.median(times), min(times)))
         print(f"{options.case} {options.dtype} {options.threads}: {sizes}: a column {median}, best {best}", flush=True)
 

@@ -23,7 +23,8 @@ def check_threads(threads: int | None) -> int | None:
 def choose_threads(threads: int | None, batch: int, spec: GatedStackSpec, *, sampling: bool) -> int:
     """What the caller asked for, or where that is None: rows of the batch side by side, then a row's own products.
 
-    A sampler reads a layer's weights between two meetings of its threads, a parallel stack makes 96 columns of a layer.
+    Between two meetings of its threads a sampler reads a layer's weights, and a parallel stack makes 96 columns of one
+    layer or of several.
     """
     if threads is not None:
         return threads
