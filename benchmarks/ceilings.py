@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
+import os
+import random
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -106,32 +110,39 @@ def find_caches() -> dict[str, int]:
 def measure_ceilings(threads: int) -> Ceilings:
     """Measures so many cores at once: multiply-adds on registers, and reads of half of each cache and of far more."""
     barrier = threading.Barrier(threads)
+    cores = list(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
-    def timed(run) -> tuple[float, float]:
+    def timed(run: Callable[[int], object], thread: int, core: int | None) -> tuple[float, float]:
+        if core is not None:  # threads that wake each other are often left on one core for as short a time as this
+            os.sched_setaffinity(0, {core})
         barrier.wait()
         start = time.perf_counter()
-        run()
+        run(thread)
         return start, time.perf_counter()
 
-    def best(runs, amount: float) -> float:
-        elapsed = []
-        for _ in range(TRIALS):
-            starts, ends = zip(*pool.map(timed, runs), strict=True)
-            elapsed.append(max(ends) - min(starts))
-        return threads * amount / min(elapsed)
+    def rate(run: Callable[[int], object], amount: float) -> float:
+        on = random.sample(cores, threads) if threads <= len(cores) else [None] * threads
+        starts, ends = zip(*pool.map(functools.partial(timed, run), range(threads), on), strict=True)
+        return threads * amount / (max(ends) - min(starts))
 
-    rounds, operations, caches, bandwidth = 2 * 10**5, {}, find_caches(), {}
+    def computing(dtype: str) -> tuple[Callable[[int], object], float]:
+        rounds = 2 * 10**5
+        return lambda thread: _cpu.peak(rounds, dtype), 2 * _cpu.peak(rounds, dtype)
+
+    def reading(size: int) -> tuple[Callable[[int], object], float]:
+        data, times = [torch.ones(size // 512 * 128) for _ in range(threads)], max(1, 2**28 // size)
+        return lambda thread: _cpu.read(capsule(data[thread]), times), data[0].nbytes * times
+
+    caches = find_caches()
     first, *shared = caches
-    buffers = {first: caches[first] // 2} | {level: caches[level] // 2 // threads for level in shared}
-    buffers["memory"] = 8 * max(caches.values()) // threads
+    sizes = {first: caches[first] // 2} | {level: caches[level] // 2 // threads for level in shared}
+    sizes["memory"] = 8 * max(caches.values()) // threads
+    measures = {dtype: computing(dtype) for dtype in DTYPES} | {level: reading(size) for level, size in sizes.items()}
+    best = dict.fromkeys(measures, 0.0)
     with ThreadPoolExecutor(threads) as pool:
-        for dtype in DTYPES:
-            runs = [lambda dtype=dtype: _cpu.peak(rounds, dtype)] * threads
-            operations[dtype] = best(runs, 2 * _cpu.peak(rounds, dtype))
-        for level, size in buffers.items():
-            data, times = [torch.ones(size // 512 * 128) for _ in range(threads)], max(1, 2**28 // size)
-            runs = [lambda own=own, times=times: _cpu.read(capsule(own), times) for own in data]
-            bandwidth[level] = best(runs, data[0].nbytes * times)
+        for _ in range(TRIALS):  # in turns, since another machine may have a share of a core for a while
+            best = {name: max(best[name], rate(*measure)) for name, measure in measures.items()}
+    operations, bandwidth = ({name: best[name] for name in names} for names in (DTYPES, sizes))
     return Ceilings(threads=threads, operations=operations, caches=caches, bandwidth=bandwidth)
 
 
