@@ -1,14 +1,17 @@
-"""What TensorBoard shows of a run: scalars, histograms, and speech where the model makes it fast."""
+"""What TensorBoard shows of a run: scalars, histograms, and speech."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
-from fastwave.models import Model, ParallelModel
+from fastwave.models import Model
 from fastwave.train.data import Dataset
+from fastwave.vocoder import Vocoder
 
 __all__ = ["Board"]
 
@@ -19,7 +22,7 @@ class Board:
     """Writes event files into ``folder``; events after ``step`` that a killed run left there are no longer shown.
 
     Args:
-        validation: the beginning of its first clip is what a parallel model generates.
+        validation: the beginning of its first clip is what the model speaks.
 
     Raises:
         ModuleNotFoundError: tensorboard is not installed.
@@ -41,10 +44,11 @@ class Board:
             self.writer.add_scalar(name, line[name], step)
         for name, values in histograms.items():
             self.writer.add_histogram(name, values, step)
-        if self.validation is not None and isinstance(model, ParallelModel):
+        if self.validation is not None:
             spec = model.config.mel
             _, mel = self.validation.read(0)
             mel = mel[None, :, : SPEECH * spec.sample_rate // spec.hop_length]
-            wave = model.generate(mel.to(next(model.parameters()).device)).clamp(-1, 1)
+            voice = Vocoder(copy.deepcopy(model).cpu(), threads=torch.get_num_threads())
+            wave = voice.generate(mel).clamp(-1, 1)
             self.writer.add_audio("validation", wave, step, spec.sample_rate)
         self.writer.flush()
