@@ -275,7 +275,7 @@ def test_an_interrupted_run_ends_like_another(options, kind, monkeypatch, tmp_pa
     whole = options(kind, out=tmp_path / "whole", interval=4)
     loop.run(whole, quiet=True)
 
-    pieces = options(kind, out=tmp_path / "pieces")
+    pieces = dataclasses.replace(whole, out=tmp_path / "pieces")
     unchanged = kind.rate
 
     def ctrl_c(training, step):
@@ -299,6 +299,8 @@ def test_an_interrupted_run_ends_like_another(options, kind, monkeypatch, tmp_pa
     assert [end["step"] for end in ends] == [6, 6]
     for part in ("modules", "optimizers"):
         torch.testing.assert_close(ends[0][part], ends[1][part], rtol=0, atol=0)
+    lines = [[{**line, "seconds": 0} for line in log_lines(run.out)] for run in (whole, pieces)]
+    assert lines[0] == lines[1]  # each with the means since the one before
     loop.run(pieces, quiet=True)  # nothing is left to do
     assert torch.load(pieces.out / "checkpoint.pt", weights_only=True)["step"] == 6
 

@@ -10,6 +10,7 @@ c is the teacher's: the student takes over its upsampler, frozen.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from typing import Literal
@@ -53,6 +54,17 @@ class Distillation(Objective):
         rate = model.config.mel.sample_rate
         stft = STFTMagnitudeLoss.clarinet(rate) if training.stft == "clarinet" else STFTMagnitudeLoss.ksw0306()
         self.stft_loss = stft.to(device)
+
+    def given(self) -> dict[str, str]:
+        weights = self.teacher.state_dict().values()
+        return {"teacher": hashlib.sha256(b"".join(weight.cpu().numpy().tobytes() for weight in weights)).hexdigest()}
+
+    def densities(self, wave: Tensor, mel: Tensor) -> tuple[Tensor, Sequence[Tensor], Sequence[Tensor]]:
+        """A sample x (batch, samples), and (mu, log_sigma) of q and of p; not of a first sample that is always 0."""
+        x, *q = self.model(torch.randn_like(wave), mel)
+        p = self.teacher(x, mel).unbind(1)
+        given = int(self.model.config.first_sample == "zero")
+        return x, *([parameter[:, given:] for parameter in density] for density in (q, p))
 
     def losses(self, wave: Tensor, mel: Tensor, step: int) -> Iterator[tuple[str, Tensor]]:
         """KL_reg(q || p), or KL_reg(p || q), and the distance of magnitudes, and of powers."""

@@ -100,7 +100,9 @@ def fit(
     objective = training.objective(model, training)
     average = None if training.ema is None else AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(training.ema))
     exported = model if average is None else average.module
-    step, seconds = _resume(training.out / CHECKPOINT, model, objective.learners, average)
+    step, seconds, means = _resume(training.out / CHECKPOINT, model, objective, average)
+    if first:
+        _cut(training.out / LOG, step)
     board = Board(training.out / BOARD, step, validation) if training.tensorboard and first else None
     for learner in objective.learners.values():
         learner.module.train()
@@ -120,7 +122,7 @@ def fit(
 
     samples = training.batch * training.frames * model.config.mel.hop_length  # of a step
     progress = {"total": training.steps * samples, "initial": step * samples, "unit": "sample", "unit_scale": True}
-    started, means = time.monotonic(), {}
+    started = time.monotonic()
     deadline = math.inf if training.minutes is None else started + 60 * training.minutes
     with (
         _interrupts() as interrupted,
@@ -151,12 +153,6 @@ def fit(
             late, interrupting = processes.total(flags).tolist()
             stopping = step == training.steps or late
             reporting = stopping or step % training.interval == 0
-            if first and (reporting or interrupting):
-                now = seconds + time.monotonic() - started
-                _save(training.out / CHECKPOINT, model, objective.learners, average, step, now)
-                exported.save(training.out / MODEL)
-            if interrupting:
-                raise KeyboardInterrupt
             if first and reporting:
                 line = {"step": step, "seconds": round(seconds + time.monotonic() - started, 1)}
                 line |= {name: sum(values) / len(values) for name, values in means.items()}
@@ -174,6 +170,12 @@ def fit(
                     board.write(line, histograms, exported)
             if reporting:
                 means.clear()
+            if first and (reporting or interrupting):
+                now = seconds + time.monotonic() - started
+                _save(training.out / CHECKPOINT, model, objective, average, step, now, means)
+                exported.save(training.out / MODEL)
+            if interrupting:
+                raise KeyboardInterrupt
             if stopping:
                 break
 
@@ -275,15 +277,19 @@ def _ignore_interrupts(_: int) -> None:
 def _save(
     path: Path,
     model: Model,
-    learners: Mapping[str, Learner],
+    objective: Objective,
     average: AveragedModel | None,
     step: int,
     seconds: float,
+    means: Mapping[str, list[float]],
 ) -> None:
+    learners = objective.learners
     state = {
+        "given": objective.given(),
         "config": checkpoint.config_to_dict(model.config),
         "step": step,
         "seconds": seconds,
+        "means": dict(means),
         "modules": {name: learner.module.state_dict() for name, learner in learners.items()},
         "optimizers": {name: learner.optimizer.state_dict() for name, learner in learners.items()},
         "average": None if average is None else average.state_dict(),
@@ -294,14 +300,15 @@ def _save(
 
 
 def _resume(
-    path: Path, model: Model, learners: Mapping[str, Learner], average: AveragedModel | None
-) -> tuple[int, float]:
-    """Loads what ``_save`` wrote and returns its step and seconds; 0 and 0 where there is no file.
+    path: Path, model: Model, objective: Objective, average: AveragedModel | None
+) -> tuple[int, float, dict[str, list[float]]]:
+    """Loads what ``_save`` wrote and returns its step, seconds and figures of a line to come; 0, 0 and none without it.
 
     Where the file has no average, one begins here.
     """
     if not path.exists():
-        return 0, 0.0
+        return 0, 0.0, {}
+    learners = objective.learners
     try:
         if not zipfile.is_zipfile(path):  # as torch.save writes; torch.load would try older formats
             raise KeyError
@@ -312,6 +319,10 @@ def _resume(
         raise ValueError(f"out must hold a checkpoint of this command or none, got a corrupt {str(path)!r}") from None
     if config != checkpoint.config_to_dict(model.config):
         raise ValueError(f"out must hold a checkpoint of the same configuration, got another in {str(path)!r}")
+    given = objective.given()
+    for name, mark in state.get("given", given).items():
+        if given.get(name) != mark:
+            raise ValueError(f"out must hold a checkpoint with the same {name}, got another in {str(path)!r}")
     parts = {
         name: [(learner.module, weights[name][0]), (learner.optimizer, weights[name][1])]
         for name, learner in learners.items()
@@ -324,4 +335,13 @@ def _resume(
                 part.load_state_dict(values)
         except (RuntimeError, ValueError):  # the configuration is the model's alone
             raise ValueError(f"out must hold a checkpoint with the same {name}, got another in {str(path)!r}") from None
-    return step, seconds
+    return step, seconds, state.get("means", {})
+
+
+def _cut(log: Path, step: int) -> None:
+    """Takes out of the log what a killed run wrote after its last checkpoint, and will write again."""
+    if not log.exists():
+        return
+    lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+    checkpoint.write_whole(log, "".join(kept).encode())

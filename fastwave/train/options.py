@@ -63,6 +63,10 @@ class Objective:
     def initialize(self, wave: Tensor, mel: Tensor) -> None:
         """Sets what a model takes from data before its first step, whose whole batch this is."""
 
+    def given(self) -> dict[str, str]:
+        """Options, by name, whose content makes a run, and marks of that content: it must be there again to go on."""
+        return {}
+
     def histograms(self, wave: Tensor, mel: Tensor) -> dict[str, Tensor]:
         """What TensorBoard shows the distribution of, by name."""
         return {}
