@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import torch
@@ -54,10 +55,11 @@ class STFTMagnitudeLoss(nn.Module):
 
     @classmethod
     def clarinet(cls, sample_rate: int) -> STFTMagnitudeLoss:
-        """The paper's: FFT 2048, Hann windows of 50 ms every 12.5 ms."""
+        """The paper's: FFT 2048, or the next power of two that has room, Hann windows of 50 ms every 12.5 ms."""
         width = round(0.05 * sample_rate)
-        before = (2048 - width) // 2
-        window = nn.functional.pad(torch.hann_window(width), (before, 2048 - width - before))
+        fft_size = max(2048, 2 ** math.ceil(math.log2(width)))
+        before = (fft_size - width) // 2
+        window = nn.functional.pad(torch.hann_window(width), (before, fft_size - width - before))
         return cls(window, round(0.0125 * sample_rate))
 
     @classmethod
@@ -67,9 +69,7 @@ class STFTMagnitudeLoss(nn.Module):
 
     def magnitude(self, wave: Tensor) -> Tensor:
         """(batch, samples) -> (batch, fft_size / 2 + 1, frames)."""
-        window = self.window.to(wave.dtype)
-        spectrum = torch.stft(wave, len(window), self.hop_length, window=window, return_complex=True)
-        return (spectrum.real.square() + spectrum.imag.square() + 1e-10).sqrt()
+        return (_power(wave, len(self.window), self.hop_length, self.window) + 1e-10).sqrt()
 
     def forward(self, predicted: Tensor, target: Tensor) -> Tensor:
         """(batch, samples) each -> scalar."""
@@ -173,8 +173,16 @@ class SpectralMelLoss(nn.Module):
 
 def stft_magnitude(wave: Tensor, fft_size: int, hop_length: int, window: Tensor, eps: float) -> Tensor:
     """(batch, samples) -> (batch, fft_size / 2 + 1, frames), at least sqrt(eps)."""
+    return _power(wave, fft_size, hop_length, window).clamp(min=eps).sqrt()
+
+
+def _power(wave: Tensor, fft_size: int, hop_length: int, window: Tensor) -> Tensor:
+    """Squared magnitudes; ValueError where there are too few samples to mirror half a frame at either end."""
+    if wave.shape[-1] <= fft_size // 2:
+        least = f"more than {fft_size // 2} samples, for frames of {fft_size}"
+        raise ValueError(f"segments of speech must have {least}, got {wave.shape[-1]}")
     spectrum = torch.stft(wave, fft_size, hop_length, len(window), window.to(wave.dtype), return_complex=True)
-    return (spectrum.real.square() + spectrum.imag.square()).clamp(min=eps).sqrt()
+    return spectrum.real.square() + spectrum.imag.square()
 
 
 def magnitude_distances(predicted: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

@@ -126,6 +126,13 @@ def test_the_papers_stft_loss():
     assert loss.power(wave[:1], wave[1:]).item() == pytest.approx(power.mean(), rel=1e-6)
 
 
+@pytest.mark.parametrize("rate", [8000, 22_050, 44_100, 48_000])
+def test_the_papers_window_is_whole(rate):
+    window = STFTMagnitudeLoss.clarinet(rate).window
+    assert len(window) == (4096 if rate > 40_960 else 2048)
+    assert window.sum().item() == pytest.approx(torch.hann_window(round(0.05 * rate)).sum().item())
+
+
 # distillation --------------------------------------------------------------------------------------------------------
 
 
