@@ -34,9 +34,16 @@ def gaussian_kl(
     return log_sigma_p - log_sigma_q + (variance_q - variance_p + (mu_p - mu_q).square()) / (2 * variance_p)
 
 
-def regularized_kl(mu_q: Tensor, log_sigma_q: Tensor, mu_p: Tensor, log_sigma_p: Tensor, weight: float = 4.0) -> Tensor:
-    """The mean of KL(q || p) + weight |log sigma_p - log sigma_q|^2, these not bounded (ClariNet, Eq. 10)."""
-    kl = gaussian_kl(mu_q, log_sigma_q, mu_p, log_sigma_p)
+def regularized_kl(
+    mu_q: Tensor,
+    log_sigma_q: Tensor,
+    mu_p: Tensor,
+    log_sigma_p: Tensor,
+    weight: float = 4.0,
+    log_sigma_min: float = -6.0,
+) -> Tensor:
+    """The mean of KL(q || p) + weight |log sigma_p - log sigma_q|^2, the latter not bounded (ClariNet, Eq. 10)."""
+    kl = gaussian_kl(mu_q, log_sigma_q, mu_p, log_sigma_p, log_sigma_min)
     return (kl + weight * (log_sigma_p - log_sigma_q).square()).mean()
 
 

@@ -143,10 +143,10 @@ def teacher(tmp_path):
     return str(tmp_path / "teacher")
 
 
-def make_objective(folder, **changes) -> Distillation:
+def make_objective(folder, config=STUDENT, **changes) -> Distillation:
     WaveNet(TEACHER).save(folder / "teacher")
     training = DistillationTraining(teacher=str(folder / "teacher"), data=folder, out=folder / "run", **changes)
-    return Distillation(ClariNetStudent(STUDENT), training)
+    return Distillation(ClariNetStudent(config), training)
 
 
 def test_the_loss_of_a_step(tmp_path):
@@ -171,6 +171,33 @@ def test_the_loss_of_a_step(tmp_path):
         torch.testing.assert_close(objective.terms["regularizer"], 2 * gap, rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(objective.terms["stft"], 0.5 * stft(x, wave))
         torch.testing.assert_close(objective.terms["power"], 0.25 * stft.power(x, wave))
+
+
+def test_a_first_sample_that_is_given_has_no_divergence(tmp_path):
+    """Its sigma is 0."""
+    wave, mel = 0.1 * randn(2, 1600).float(), randn(2, 6, 100).float()
+    objective = make_objective(tmp_path, dataclasses.replace(STUDENT, first_sample="zero"))
+    torch.manual_seed(3)
+    ((_, loss),) = objective.losses(wave, mel, 0)
+    torch.manual_seed(3)
+    x, mu_q, log_sigma_q = objective.model(torch.randn_like(wave), mel)
+    mu_p, log_sigma_p = objective.teacher(x, mel).unbind(1)
+    assert (x[:, 0] == 0).all() and (log_sigma_q[:, 0] == -math.inf).all()
+    of_the_others = regularized_kl(mu_q[:, 1:], log_sigma_q[:, 1:], mu_p[:, 1:], log_sigma_p[:, 1:])
+    torch.testing.assert_close(loss, of_the_others + objective.stft_loss(x, wave))
+    assert all(values.isfinite().all() for values in objective.histograms(wave, mel).values())
+
+
+def test_log_sigmas_are_bounded_where_the_options_say(tmp_path):
+    wave, mel = 0.1 * randn(2, 1600).float(), randn(2, 6, 100).float()
+    terms = []
+    for log_sigma_min in (-6.0, 1.0):
+        torch.manual_seed(3)
+        objective = make_objective(tmp_path, log_sigma_min=log_sigma_min)
+        list(objective.losses(wave, mel, 0))
+        terms.append(objective.terms)
+    assert terms[0]["kl"] > 1.1 * terms[1]["kl"]
+    torch.testing.assert_close(terms[0]["regularizer"], terms[1]["regularizer"], rtol=1e-4, atol=1e-5)
 
 
 def test_the_teacher_and_its_conditioner_stay(tmp_path):
@@ -217,6 +244,21 @@ def test_resumes(tmp_path, teacher):
     assert_resumes(DistillationTraining, STUDENT, tmp_path, teacher=teacher, frames=100)
 
 
+def test_a_run_keeps_its_teacher(tmp_path, teacher, capsys):
+    audio.write(tmp_path / "clip.wav", 0.1 * randn(6000).float(), 8000)
+    torch.manual_seed(2)
+    WaveNet(TEACHER).save(tmp_path / "other")
+    options = ["--data", str(tmp_path), "--out", str(tmp_path / "run"), "--frames", "100", "-q"]
+    assert cli.main(["distill", "--teacher", teacher, "--steps", "1", *options]) == 0
+    before = (tmp_path / "run/checkpoint.pt").read_bytes()
+    capsys.readouterr()
+    assert cli.main(["distill", "--teacher", str(tmp_path / "other"), "--steps", "2", *options]) == 2
+    error = capsys.readouterr().err
+    assert "out must hold a checkpoint with the same teacher, got another in" in error and error.count("\n") == 1
+    assert (tmp_path / "run/checkpoint.pt").read_bytes() == before
+    assert cli.main(["distill", "--teacher", teacher, "--steps", "2", *options]) == 0
+
+
 @needs_speech
 @pytest.mark.parametrize("kl", ["reverse", "forward"])
 def test_learns_from_speech(tmp_path, teacher, kl):
@@ -233,6 +275,8 @@ def test_learns_from_speech(tmp_path, teacher, kl):
         ({"config": "student-1.json"}, "config must have the teacher's mel"),
         ({"config": "student-1.json", "start": "lj"}, "config must be absent where there is a start"),
         ({"stft_weight": -1.0}, "stft_weight must be at least 0, got -1.0"),
+        ({"log_sigma_min": "-inf"}, "log_sigma_min must be finite, got -inf"),
+        ({"frames": 64}, "segments of speech must have more than 1024 samples, for frames of 2048, got 1024"),
     ],
 )
 def test_errors(tmp_path, teacher, changes, message, monkeypatch, capsys):
@@ -242,6 +286,6 @@ def test_errors(tmp_path, teacher, changes, message, monkeypatch, capsys):
     audio.write("clip.wav", 0.1 * randn(6000).float(), 8000)
     values = {"teacher": teacher, "data": ".", "out": "run"} | changes
     arguments = [word for name, value in values.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    assert cli.main(["distill", *arguments]) == 2
+    assert cli.main(["distill", *arguments, "-q"]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1

@@ -69,12 +69,11 @@ class Distillation(Objective):
     def losses(self, wave: Tensor, mel: Tensor, step: int) -> Iterator[tuple[str, Tensor]]:
         """KL_reg(q || p), or KL_reg(p || q), and the distance of magnitudes, and of powers."""
         training = self.training
-        x, *q = self.model(torch.randn_like(wave), mel)
-        p = self.teacher(x, mel).unbind(1)
+        x, q, p = self.densities(wave, mel)
         first, second = (q, p) if training.kl == "reverse" else (p, q)
-        divergence = regularized_kl(*first, *second, training.regularizer)
+        divergence = regularized_kl(*first, *second, training.regularizer, training.log_sigma_min)
         stft = training.stft_weight * self.stft_loss(x, wave)
-        kl = gaussian_kl(*first, *second).mean()
+        kl = gaussian_kl(*first, *second, training.log_sigma_min).mean()
         self.terms = {"kl": kl, "regularizer": divergence - kl, "stft": stft}
         loss = divergence + stft
         if training.power_weight:
@@ -84,8 +83,7 @@ class Distillation(Objective):
 
     def histograms(self, wave: Tensor, mel: Tensor) -> dict[str, Tensor]:
         """Both log sigmas (Figure 1)."""
-        x, _, log_sigma_q = self.model(torch.randn_like(wave), mel)
-        _, log_sigma_p = self.teacher(x, mel).unbind(1)
+        _, (_, log_sigma_q), (_, log_sigma_p) = self.densities(wave, mel)
         return {"log_sigma_q": log_sigma_q, "log_sigma_p": log_sigma_p}
 
 
@@ -98,6 +96,7 @@ class DistillationTraining(Training):
         start: a student whose flows, and their shape, this one starts with.
         kl: "reverse": KL(q || p); "forward": KL(p || q) (Eq. 11).
         regularizer: lambda of Eq. 10.
+        log_sigma_min: both log sigmas are bounded below here in the KL, not in the regulariser.
         stft: the STFT loss: "clarinet": the paper's; "ksw0306": that of ksw0306/ClariNet.
         stft_weight: its coefficient.
         power_weight: coefficient of the power loss (van den Oord et al., 2018).
@@ -109,6 +108,7 @@ class DistillationTraining(Training):
     precision: Literal["bfloat16", "float32"] = "float32"
     kl: Literal["reverse", "forward"] = "reverse"
     regularizer: float = 4.0
+    log_sigma_min: float = -6.0
     stft: Literal["clarinet", "ksw0306"] = "clarinet"
     stft_weight: float = 1.0
     power_weight: float = 0.0
@@ -147,3 +147,5 @@ class DistillationTraining(Training):
         for name in ("regularizer", "stft_weight", "power_weight"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if not math.isfinite(self.log_sigma_min):
+            raise ValueError(f"log_sigma_min must be finite, got {self.log_sigma_min}")
