@@ -256,7 +256,8 @@ def tables(result: dict) -> dict[str, str]:
         "table1": likelihood_table(result["table1"]),
         "clipping": markdown(
             ["log sigma clipped at", "nats per sample", "without the clip"],
-            [[row["clip"], number(row["nats"]), number(row["unclipped"])] for row in result["clipping"]],
+            [[row["clip"], number(row["nats"]), number(row["unclipped"])] for row in result["clipping"]]
+            + [["Griffin-Lim", "no density", ""]],
         ),
         "table2": markdown(
             ["model", "STOI", "PESQ", "LSD, dB", "MCD, dB"],
@@ -275,6 +276,7 @@ def likelihood_table(rows: Sequence[dict]) -> str:
             values = [row[name] for row in mine if name in row]
             cells.append(f"{number(statistics.mean(values))} ± {number(interval(values))}" if values else "")
         lines.append([model, *cells])
+    lines.append(["Griffin-Lim", "no density", "", ""])
     return markdown(["output", "nats per sample", "without the clip", "bits per sample"], lines)
 
 
