@@ -209,9 +209,7 @@ def log_mel(wave: Tensor, spec: MelSpec) -> Tensor:
     if spec.padding == "reflect" and wave.shape[1] <= padding:
         _fail("wave", f"longer than {padding} samples to reflect n_fft / 2 of them", wave.shape[1])
 
-    if spec.peak is not None:
-        largest = wave.abs().amax(dim=1, keepdim=True).clamp(min=torch.finfo(wave.dtype).tiny)  # silence stays silent
-        wave = wave * (spec.peak / largest)
+    wave = peak_normalized(wave, spec)
     if spec.preemphasis:
         wave = torch.cat((wave[:, :1], wave[:, 1:] - spec.preemphasis * wave[:, :-1]), dim=1)
     window, filterbank, mean, std = _constants(spec, wave.dtype, wave.device)
@@ -233,6 +231,14 @@ def log_mel(wave: Tensor, spec: MelSpec) -> Tensor:
         low, high = spec.log_range
         mel = ((mel - low) / (high - low)).clamp(0.0, 1.0)
     return mel if mean is None else (mel - mean) / std
+
+
+def peak_normalized(wave: Tensor, spec: MelSpec) -> Tensor:
+    """wave (batch, samples), each row scaled to ``spec.peak`` where there is one; silence stays silent."""
+    if spec.peak is None:
+        return wave
+    largest = wave.abs().amax(dim=1, keepdim=True).clamp(min=torch.finfo(wave.dtype).tiny)
+    return wave * (spec.peak / largest)
 
 
 def linear_spectrum(mel: Tensor, spec: MelSpec) -> Tensor:

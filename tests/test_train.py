@@ -174,6 +174,17 @@ def test_segments_are_aligned_with_the_mel_of_the_whole_clip(clips):
             assert torch.equal(mel, padded[:, start : start + frames + 2 * context])
 
 
+def test_speech_is_as_loud_as_the_mel_says(clips):
+    spec = dataclasses.replace(SPEC, peak=0.5)
+    dataset, found = Dataset(find_clips(clips), spec, 12), find_clips(clips)
+    for i, clip in enumerate(found):
+        whole = audio.read(clip.path, 8000)
+        wave, mel = dataset.read(i)
+        assert wave.abs().max().item() == pytest.approx(0.5)
+        torch.testing.assert_close(wave, whole * (0.5 / whole.abs().max()))
+        assert torch.equal(mel, audio.log_mel(whole[None], spec)[0])
+
+
 def test_batches_depend_on_seed_and_step_alone(clips):
     first, second = (Dataset(find_clips(clips), SPEC, frames=10) for _ in range(2))
     first.draw(4, seed=0, step=0)

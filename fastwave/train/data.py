@@ -173,7 +173,7 @@ class Dataset:
         return Segments(torch.stack(waves), torch.stack(mels), [self.clips[clip].name for clip, _ in places])
 
     def read(self, index: int) -> tuple[Tensor, Tensor]:
-        """The clip's wave (samples,) and mel (n_mels, 1 + samples // hop_length)."""
+        """The clip's wave (samples,), as loud as the mel says, and mel (n_mels, 1 + samples // hop_length)."""
         if index in self._cache:
             return self._cache[index]
         clip, rate = self.clips[index], self.spec.sample_rate
@@ -181,6 +181,7 @@ class Dataset:
         if len(wave) < clip.length(rate):
             raise ValueError(f"data must be whole audio files, got {str(clip.path)!r}, which breaks off")
         mel = audio.log_mel(wave[None], self.spec)[0]
+        wave = audio.peak_normalized(wave[None], self.spec)[0]
         if self._kept + len(wave) <= KEPT * rate:
             self._kept += len(wave)
             self._cache[index] = wave, mel
