@@ -196,6 +196,9 @@ class Convert:
 
     def run(self) -> None:
         files = self.checkpoint
+        for name, source in (("teacher", "ksw0306/ClariNet"), ("stats", "kan-bayashi/ParallelWaveGAN")):
+            if getattr(self, name) and self.source != source:
+                raise ValueError(f"{name} must be absent, as {self.source} has none, got {str(getattr(self, name))!r}")
         if self.teacher:
             files = {"student": files, "teacher": self.teacher}
         if self.stats:

@@ -347,6 +347,8 @@ def test_convert_warns_of_what_it_leaves_out(run, tmp_path):
         (["in.wav"], "in.wav is not a checkpoint, or a damaged one: "),
         (["checkpoint.pth", "--hparams", "none.json"], "no hparams at none.json"),
         (["checkpoint.pth"], "hparams must have stacks: the tensors do not tell it"),
+        (["checkpoint.pth", "--stats", "s.npy"], "stats must be absent, as r9y9/wavenet_vocoder has none, got 's.npy'"),
+        (["checkpoint.pth", "--teacher", "t"], "teacher must be absent, as r9y9/wavenet_vocoder has none, got 't'"),
     ],
 )
 def test_bad_conversion(run, recording, monkeypatch, options, part):
