@@ -16,6 +16,7 @@ CONFIG = DiffWaveConfig.base()
 class DiffWaveTraining(Training):
     """Trains DiffWave to tell noise from speech at a random step of diffusion, at the paper's constant rate."""
 
+    steps: int = 1_000_000
     batch: int = 16
     frames: int = 62
     learning_rate: float = 2e-4

@@ -28,6 +28,7 @@ class MaximumLikelihood(Objective):
 class FloWaveNetTraining(HalvingTraining):
     """Trains FloWaveNet by maximum likelihood; its loss is in nats per sample."""
 
+    steps: int = 700_000
     learning_rate: float = 1e-3
     clip_norm: float = 1.0
     precision: Literal["bfloat16", "float32"] = "float32"

@@ -21,6 +21,7 @@ class SqueezeWaveTraining(Training):
     Batch and learning rate are those of the authors' configurations.
     """
 
+    steps: int = 600_000
     batch: int = 96
     frames: int = 64
     learning_rate: float = 4e-4
