@@ -56,7 +56,7 @@ VOCODER_ERRORS = {
     "infinite": (lambda: VOCODER.generate(mel / 0), "mel must be finite"),
     "elsewhere": (lambda: VOCODER.generate(mel.to("meta")), "mel must be on cpu, got meta"),
     "not-a-tensor": (lambda: VOCODER.generate([[1.0]]), "mel must be"),
-    "noise-shape": (lambda: VOCODER.generate(mel, noise=torch.zeros(2, 5)), "noise must be (2, 1, 64), got (2, 5)"),
+    "noise-shape": (lambda: VOCODER.generate(mel, noise=torch.zeros(2, 5)), "noise must be (2, 64), got (2, 5)"),
     "noise-nan": (
         lambda: VOCODER.generate(mel, noise=torch.full((2, 64), float("nan"))),
         "noise must be finite, got NaN or infinity",

@@ -289,7 +289,8 @@ def test_bad_input(shape):
     refuses("mel must be (batch, 5, frames), got (5, 7)", mel=mel[0])
     refuses("mel must be finite, got nan", mel=mel.where(mel < 0, math.nan))
     channels = len(model.noise_kinds)
-    refuses(f"noise must be (3, {channels}, 42), got (3, {channels}, 41)", noise=noise_of(model)[..., 1:])
+    wanted = f"(3, {channels}, 42)" if channels > 1 else "(3, 42)"
+    refuses(f"noise must be {wanted}, got (3, {channels}, 41)", noise=noise_of(model)[..., 1:])
     refuses("seed must be in [0, 2**64), got -1", seed=-1)
     for lengths in ([1, 2], [0, 1, 2], [1, 2, 8]):
         refuses(f"lengths must be 3 integers from 1 to 7, got {lengths}", lengths=torch.tensor(lengths))

@@ -128,8 +128,11 @@ class Model(nn.Module):
         shape = (batch, len(self.noise_kinds), frames * self.noise_rate)
         if noise_tensor is None:
             return noise.draw(self.noise_kinds, seed, batch, 0, shape[2]).to(mel)
-        if tuple(noise_tensor.shape) not in (shape, (shape[0], shape[2]) if shape[1] == 1 else shape):
-            raise ValueError(f"noise must be {shape}, got {tuple(noise_tensor.shape)}")
+        if not isinstance(noise_tensor, Tensor):
+            raise ValueError(f"noise must be a tensor, got {type(noise_tensor).__name__}")
+        own = (shape[0], shape[2]) if shape[1] == 1 else shape
+        if tuple(noise_tensor.shape) not in (own, shape):
+            raise ValueError(f"noise must be {own}, got {tuple(noise_tensor.shape)}")
         if not torch.isfinite(noise_tensor).all():
             raise ValueError("noise must be finite, got NaN or infinity")
         return noise_tensor.to(mel).reshape(shape)
