@@ -109,7 +109,7 @@ class FrameConditioner:
         self.repeat = model.config.mel.hop_length // model.condition_rate
         self.rates = [1, model.config.mel.hop_length]
         self.early = 0 if spec.causal else self.margin  # frames that are made before those that they are a margin of
-        self.behind, self.ahead = spec.context + self.margin, spec.context + self.early
+        self.behind, self.ahead = spec.context + self.margin, 0 if spec.causal else spec.context + self.margin
 
     def columns(self, mel: Tensor, first: int, end: int, start: int, threads: int) -> list[Tensor]:
         """See Conditioner.columns."""

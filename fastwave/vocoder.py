@@ -113,8 +113,9 @@ class Vocoder:
 
     @property
     def look_ahead(self) -> int:
-        """Samples of the future that a sample depends on, and that a stream is late by."""
-        return self._conditioner.ahead * self.hop_length + self._runner.look_ahead
+        """Samples that a stream is late by, at the most: those to come that one depends on, and frames made at once."""
+        conditioner = self._conditioner
+        return (conditioner.ahead + conditioner.grid - 1) * self.hop_length + self._runner.look_ahead
 
     def mel(self, wave: Tensor) -> Tensor:
         """The model's own log-mel of a waveform: (batch, samples) -> (batch, n_mels, 1 + samples // hop_length)."""
@@ -172,7 +173,7 @@ class Vocoder:
         """Waveform chunks from mel chunks (batch, n_mels, any number of frames), as soon as they can be made.
 
         The chunks together are generate() of the mel chunks together, bit for bit, however the mel is cut. What comes
-        lags behind the mel by ``look_ahead`` samples. Memory does not grow with the length.
+        lags behind the mel by ``look_ahead`` samples at the most. Memory does not grow with the length.
 
         Raises:
             ValueError: as generate(); or the model turns time around, and so cannot stream.

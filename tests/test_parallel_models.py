@@ -47,6 +47,9 @@ CONFIGS = {
         upsample_scales=(4, 4), upsample_context=2, causal=True, **WAVEGAN
     ),
     "parallel-wavegan-leaky": ParallelWaveGANConfig(upsample_scales=(4, 4), upsample_slope=0.4, **WAVEGAN),
+    "parallel-wavegan-causal-leaky": ParallelWaveGANConfig(
+        upsample_scales=(4, 4), upsample_context=2, upsample_slope=0.4, causal=True, **WAVEGAN
+    ),
     "diffwave": DiffWaveConfig(upsample_scales=(4, 4), **DIFFWAVE),
     "diffwave-fast": DiffWaveConfig(upsample_scales=(4,), cond_repeat=4, fast=True, **DIFFWAVE),
     "waveglow": WaveGlowConfig(group=8, early_every=2, upsample_kernel=40, **GLOW),
@@ -232,6 +235,27 @@ def test_streams_are_generate(name):
 
 
 @every
+def test_a_stream_is_no_later_than_it_says(name):
+    """And as late at some time, fed frame by frame."""
+    vocoder, mel, fed, made, late = fastwave.Vocoder(make(name), threads=1), mels()[:1], 0, 0, []
+    if not vocoder.streams:
+        return
+
+    def frames():
+        nonlocal fed
+        for frame in mel.split(1, 2):
+            late.append(fed * vocoder.hop_length - made)
+            fed += 1
+            yield frame
+        late.append(fed * vocoder.hop_length - made)
+
+    for chunk in vocoder.stream(frames()):
+        made += chunk.shape[1]
+    assert max(late) == vocoder.look_ahead
+    assert (max(late) == 0) == ("causal" in name)
+
+
+@every
 def test_folders(name, tmp_path):
     model, mel = make(name), mels()
     model.save(tmp_path)
@@ -245,11 +269,11 @@ def test_folders(name, tmp_path):
 def test_refusals(name, kernels):
     model, mel = make(name), mels()
     generate, shape = generator(model, kernels), tuple(model.noise(mels(), None, 0).shape)
+    own = (shape[0], shape[2]) if shape[1] == 1 else shape
     sizes = ((3, *shape[1:]), (2, shape[1] + 1, shape[2]), (2, shape[1], shape[2] - 1), (2, shape[2] + 1), (2, 1, 1, 1))
     for wrong in sizes:
-        assert_refused(
-            lambda wrong=wrong: generate(mel, noise=torch.zeros(wrong)), f"noise must be {shape}, got {wrong}"
-        )
+        assert_refused(lambda wrong=wrong: generate(mel, noise=torch.zeros(wrong)), f"noise must be {own}, got {wrong}")
+    assert_refused(lambda: generate(mel, noise=[0.0]), "noise must be a tensor, got list")
     assert_refused(lambda: generate(mel, noise=torch.full(shape, math.nan)), "noise must be finite, got NaN")
     assert_refused(lambda: generate(mel[:, :5]), f"mel must be (batch, 6, frames), got (2, 5, {FRAMES})")
     assert_refused(lambda: generate(mel[0]), f"mel must be (batch, 6, frames), got (6, {FRAMES})")

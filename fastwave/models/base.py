@@ -95,7 +95,7 @@ class Model(nn.Module):
     def condition_reach(self) -> tuple[int, int]:
         """Frames before a frame, and after it, that its conditioning depends on."""
         spec = self.upsampler.spec
-        return spec.reach, spec.context if spec.causal else spec.reach
+        return spec.reach, 0 if spec.causal else spec.reach
 
     @property
     def noise_rate(self) -> int:
