@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks import clarinet_tables
@@ -13,7 +14,7 @@ from benchmarks.run import RESULTS
 from benchmarks.workloads import PYTORCH
 from fastwave.ops.rounding import DTYPES
 
-__all__ = ["main", "plot", "quality_table", "read_results", "table", "with_table"]
+__all__ = ["main", "plot", "quality_table", "read_results", "table", "with_speeds", "with_table"]
 
 ROOT = Path(__file__).parent.parent
 COLOURS = dict(zip(DTYPES, ("tab:blue", "tab:orange", "tab:green"), strict=True))
@@ -63,6 +64,17 @@ def table(results: Sequence[dict]) -> str:
         + "; ".join(f"`{name}`: {about}" for name, about in cases.items())
         + ".\n"
     )
+
+
+def with_speeds(text: str, machines: Mapping[str, Sequence[dict]]) -> str:
+    """A page with the results of some cases between <!-- speed CASE ... --> and <!-- /speed CASE ... -->."""
+    for cases in re.findall("<!-- speed (.+?) -->", text):
+        tables = []
+        for results in machines.values():
+            rows = "".join(_row(result) for result in results if result["case"] in cases.split())
+            tables.append(f"{results[0]['machine']['cpu']}, {results[0]['machine']['isa']}:\n\n{HEADER}{rows}")
+        text = with_table(text, f"speed {cases}", "\n".join(tables))
+    return text
 
 
 def quality_table(quality: dict) -> str:
@@ -131,6 +143,8 @@ def main() -> None:
         plot(results, ROOT / speed, ROOT / share)
         parts.append(f"{table(results)}\n![Speed]({speed})\n![Share of the limit]({share})\n")
     _rewrite(ROOT / "README.md", "benchmarks", "\n".join(parts))
+    models = ROOT / "docs" / "models.md"
+    models.write_text(with_speeds(models.read_text(encoding="utf-8"), read_results()), encoding="utf-8")
     if QUALITY.exists():
         costs = json.loads(QUALITY.read_text(encoding="utf-8"))
         _rewrite(ROOT / "docs" / "kernels.md", "quality", quality_table(costs))

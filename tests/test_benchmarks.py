@@ -324,7 +324,11 @@ def test_run_and_report(monkeypatch, tmp_path, capsys):
     (tmp_path / "docs" / "kernels.md").write_text("<!-- quality -->\n<!-- /quality -->\n")
     markers = "".join(f"<!-- {name} -->\n<!-- /{name} -->\n" for name in ("table1", "clipping", "table2"))
     (tmp_path / "docs" / "clarinet.md").write_text(markers)
+    (tmp_path / "docs" / "models.md").write_text("<!-- speed sampler batch -->\n<!-- /speed sampler batch -->\nafter\n")
     report.main()
+    speeds = (tmp_path / "docs" / "models.md").read_text()
+    assert "| `sampler` | int8 | 2 | " in speeds and "| `batch` | " in speeds and "| `stream` | " not in speeds
+    assert speeds.endswith(" |\n<!-- /speed sampler batch -->\nafter\n")
     assert "| Gaussian |" in (tmp_path / "docs" / "clarinet.md").read_text()
     written = (tmp_path / "README.md").read_text()
     assert written.startswith("before\n<!-- benchmarks -->\n") and written.endswith("<!-- /benchmarks -->\nafter\n")
