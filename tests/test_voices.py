@@ -8,6 +8,7 @@ import torch
 import fastwave
 from fastwave import audio, cli
 from fastwave.evaluate import stoi
+from fastwave.vocoder import find_voice
 
 LJ = Path(__file__).parents[2] / "shared" / "data" / "lj"
 
@@ -19,6 +20,7 @@ def test_bundled_voices_give_finite_samples():
         wave = vocoder.generate(torch.full((1, vocoder.mel_spec.n_mels, 3), 0.5))
         assert wave.shape == (1, 3 * vocoder.hop_length)
         assert torch.isfinite(wave).all()
+        assert sum(file.stat().st_size for file in find_voice(name).glob("*.safetensors")) <= 6e6
 
 
 @pytest.mark.skipif(not LJ.is_dir(), reason="needs the clips of LJ Speech beside the repository")
