@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fastwave import audio, models, noise
+from fastwave.models.base import check_temperature
 from fastwave.ops.custom import CUDA_DTYPES, has_cuda
 from fastwave.ops.rounding import DTYPES
 from fastwave.runners import Autoregressive, Parallel
@@ -213,8 +214,7 @@ class _Stream:
         if isinstance(mel, Tensor) and mel.device.type != "cpu":
             raise ValueError(f"mel must be on cpu, got {mel.device}")
         audio.check_mel(mel, vocoder.mel_spec)
-        if not temperature >= 0:
-            raise ValueError(f"temperature must be at least 0, got {temperature}")
+        check_temperature(temperature)
         if lengths is not None and (
             tuple(lengths.shape) != (len(mel),)
             or lengths.is_floating_point()

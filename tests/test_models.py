@@ -292,6 +292,7 @@ def test_bad_input(shape):
     wanted = f"(3, {channels}, 42)" if channels > 1 else "(3, 42)"
     refuses(f"noise must be {wanted}, got (3, {channels}, 41)", noise=noise_of(model)[..., 1:])
     refuses("seed must be in [0, 2**64), got -1", seed=-1)
+    refuses("temperature must be at least 0, got -1", temperature=-1)
     for lengths in ([1, 2], [0, 1, 2], [1, 2, 8]):
         refuses(f"lengths must be 3 integers from 1 to 7, got {lengths}", lengths=torch.tensor(lengths))
     refuses("lengths must be 3 integers from 1 to 7, got [1.0, 2.0, 3.0]", lengths=torch.tensor([1.0, 2.0, 3.0]))

@@ -275,6 +275,7 @@ def test_refusals(name, kernels):
         assert_refused(lambda wrong=wrong: generate(mel, noise=torch.zeros(wrong)), f"noise must be {own}, got {wrong}")
     assert_refused(lambda: generate(mel, noise=[0.0]), "noise must be a tensor, got list")
     assert_refused(lambda: generate(mel, noise=torch.full(shape, math.nan)), "noise must be finite, got NaN")
+    assert_refused(lambda: generate(mel, temperature=-1.0), "temperature must be at least 0, got -1.0")
     assert_refused(lambda: generate(mel[:, :5]), f"mel must be (batch, 6, frames), got (2, 5, {FRAMES})")
     assert_refused(lambda: generate(mel[0]), f"mel must be (batch, 6, frames), got (6, {FRAMES})")
     assert_refused(lambda: generate(mel * math.nan), "mel must be finite, got nan at (0, 0, 0)")

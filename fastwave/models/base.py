@@ -138,6 +138,12 @@ class Model(nn.Module):
         return noise_tensor.to(mel).reshape(shape)
 
 
+def check_temperature(temperature: float) -> None:
+    """ValueError for one that noise cannot be scaled by."""
+    if not temperature >= 0:
+        raise ValueError(f"temperature must be at least 0, got {temperature}")
+
+
 def as_it_is(conditioning: Tensor) -> Tensor:
     """The condition of a stage that reads the model's conditioning as it is."""
     return conditioning
@@ -216,6 +222,7 @@ class ParallelModel(Model, abc.ABC):
         Returns:
             (batch, frames * hop_length).
         """
+        check_temperature(temperature)
         noise = self.noise(mel, noise, seed) * temperature
         conditioning = self.condition(mel, lengths)
         samples = None if lengths is None else lengths * self.config.mel.hop_length

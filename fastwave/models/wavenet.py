@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from fastwave.audio import MelSpec
 from fastwave.distributions import Gaussian, MixtureOfGaussians, MixtureOfLogistics, Softmax
 from fastwave.layers import GatedStack, Upsampler
-from fastwave.models.base import ConditionedConfig, Model
+from fastwave.models.base import ConditionedConfig, Model, check_temperature
 from fastwave.ops.gated_stack import GatedStackSpec
 from fastwave.ops.wavenet_sample import HeadSpec, initial_sampler_state, wavenet_sample_ref
 
@@ -208,6 +208,7 @@ class WaveNet(Model):
         Returns:
             (batch, frames * hop_length).
         """
+        check_temperature(temperature)
         noise = self.noise(mel, noise, seed)
         conditioning = self.condition(mel, lengths)
         first = self.first_input()
