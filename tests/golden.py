@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from fastwave.losses import MultiResolutionSTFTLoss, magnitude_distances, stft_magnitude
 from fastwave.ops.gated_stack import gated_stack, gated_stack_ref
 from fastwave.ops.upsample import upsample, upsample_ref
 from fastwave.pack import pack_gated_stack, pack_upsample
@@ -55,6 +56,15 @@ def run_model(model, conditioning, kernels):
         return run_stack(stage.stack, x.contiguous(), True, **named), x, *others
 
     return run
+
+
+def stft_distances(predicted, target):
+    """Spectral convergence and log-magnitude distance of MultiResolutionSTFTLoss, (resolutions,) each."""
+    loss, rows = MultiResolutionSTFTLoss(), []
+    for i, (fft_size, hop_length, _) in enumerate(loss.resolutions):
+        framing = fft_size, hop_length, getattr(loss, f"window_{i}"), loss.eps
+        rows.append(magnitude_distances(*(stft_magnitude(wave, *framing) for wave in (predicted, target))))
+    return [torch.stack(column) for column in zip(*rows, strict=True)]
 
 
 def edited(tensors, **changes):

@@ -5,7 +5,7 @@ Those of projects that can be converted are in tests/test_converters.py and in t
 
 import pytest
 import torch
-from golden import Golden
+from golden import Golden, stft_distances
 
 from fastwave.distributions import Gaussian, MixtureOfGaussians, MixtureOfLogistics
 from fastwave.losses import MultiResolutionSTFTLoss, STFTMagnitudeLoss, gaussian_kl, regularized_kl
@@ -100,6 +100,9 @@ def test_multi_resolution_stft_loss(dtype):
     fake = golden["in.fake"].clone().requires_grad_()
     loss = MultiResolutionSTFTLoss()(fake, golden["in.real"])
     loss.backward()
+    for distances, part in zip(stft_distances(fake.detach(), golden["in.real"]), ("sc", "mag"), strict=True):
+        golden.check(distances, f"per_resolution_{part}")
+        golden.check(distances.mean(), f"{part}_loss")
     golden.tensors["out.loss"] = golden["out.sc_loss"] + golden["out.mag_loss"]
     golden.rounding["loss"] = golden.rounding["sc_loss"] + golden.rounding["mag_loss"]
     golden.check(loss.detach(), "loss")

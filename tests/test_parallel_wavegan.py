@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import soundfile
 import torch
-from golden import Golden, everywhere, run_stack, run_upsampler
+from golden import Golden, everywhere, run_stack, run_upsampler, stft_distances
 from refusals import assert_refused
 
 import fastwave
@@ -62,7 +62,9 @@ def test_generator(name, dtype, kernels):
     golden.check(model.upsampler(golden["in.c"]), "upsampled")
     c = run_upsampler(model.upsampler, golden["in.c"], kernels)
     golden.check(c, "upsampled")
-    golden.check(run_stack(model.stack, golden["in.z"], kernels, c=c), "y")
+    y = run_stack(model.stack, golden["in.z"], kernels, c=c)
+    golden.check(y, "y")
+    golden.check(y, "y_wn_removed")  # theirs with its weights folded, as ours are
     golden.check(model(golden["in.z"][:, 0], golden["in.c"])[:, None], "y")
 
 
@@ -164,6 +166,8 @@ def test_training_step(dtype):
     golden.check(scores.detach()[:, None], "p_fake")
     adversarial = least_squares_generator_loss(scores)
     golden.check(adversarial.detach(), "adv_loss")
+    for distance, name in zip(stft_distances(fake.detach(), wave), ("sc_loss", "mag_loss"), strict=True):
+        golden.check(distance.mean(), name)
     loss = model.stft_loss(fake, wave) + 4 * adversarial
     golden.check(loss.detach(), "gen_loss")
     loss.backward()
@@ -175,6 +179,8 @@ def test_training_step(dtype):
     golden.check(real.detach()[:, None], "p_real")
     loss = least_squares_discriminator_loss(real, fake)
     golden.check(loss.detach(), "dis_loss")
+    golden.check(least_squares_discriminator_loss(real.detach(), torch.zeros(())), "real_loss")
+    golden.check(least_squares_discriminator_loss(torch.ones(()), fake.detach()), "fake_loss")
     loss.backward()
 
     for key, gradient in gradients.items():
@@ -198,10 +204,12 @@ def test_losses_of_several_discriminators(dtype):
     def total(loss, *scores):
         return torch.stack([loss(*(features[-1] for features in each)) for each in zip(*scores, strict=True)]).sum()
 
-    golden.tensors["out.list_dis_hinge"] = golden["out.list_dis_hinge"].sum()  # of speech, and of samples
-    golden.tensors["out.list_dis_mse_sum"] = golden["out.list_dis_mse_sum"].sum()
+    for name in ("list_dis_hinge", "list_dis_mse", "list_dis_mse_sum"):  # of speech, and of samples
+        golden.tensors[f"out.{name}"] = golden[f"out.{name}"].sum()
     golden.check(total(hinge_generator_loss, fake) / 2, "list_gen_hinge")
     golden.check(total(hinge_discriminator_loss, real, fake) / 2, "list_dis_hinge")
+    golden.check(total(least_squares_generator_loss, fake) / 2, "list_gen_mse")
+    golden.check(total(least_squares_discriminator_loss, real, fake) / 2, "list_dis_mse")
     golden.check(total(least_squares_generator_loss, fake), "list_gen_mse_sum")
     golden.check(total(least_squares_discriminator_loss, real, fake), "list_dis_mse_sum")
     matching = [feature_matching_loss(r[:-1], f[:-1]) for r, f in zip(real, fake, strict=True)]
