@@ -235,6 +235,18 @@ def test_streams_are_generate(name):
 
 
 @every
+@pytest.mark.parametrize(("dtype", "least"), [("bfloat16", 40), ("int8", 35)])
+def test_other_types_come_close(name, dtype, least):
+    """In dB above what differs; their streams are their own generate()."""
+    mel, wanted = mels(), fastwave.Vocoder(make(name), threads=1).generate(mels(), seed=3)
+    vocoder = fastwave.Vocoder(make(name), dtype=dtype, threads=1)
+    wave = vocoder.generate(mel, seed=3)
+    assert 0 < torch.linalg.norm(wave - wanted) < 10 ** (-least / 20) * torch.linalg.norm(wanted)
+    if vocoder.streams:
+        assert torch.equal(torch.cat(list(vocoder.stream(mel.split([3, 20, 1, 32, 44], 2), seed=3)), 1), wave)
+
+
+@every
 def test_a_stream_is_no_later_than_it_says(name):
     """And as late at some time, fed frame by frame."""
     vocoder, mel, fed, made, late = fastwave.Vocoder(make(name), threads=1), mels()[:1], 0, 0, []
