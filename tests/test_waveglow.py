@@ -229,6 +229,9 @@ def test_denoiser():
     bias = frames(hum)[0].abs()
     torch.testing.assert_close(denoiser.bias[0, :, 0].double(), bias, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(denoiser(wave, 0.0), wave)
+    for wrong in (wave[0], wave[:, :512]):
+        with pytest.raises(ValueError, match=r"wave must be \(batch, over 512 samples\), got \("):
+            denoiser(wrong)
 
     out = denoiser(wave, 0.3)
     assert out.shape == wave.shape

@@ -118,7 +118,9 @@ class Denoiser(nn.Module):
         return torch.stft(wave, self.n_fft, self.n_fft // 4, window=window, return_complex=True)
 
     def forward(self, wave: Tensor, strength: float = 0.1) -> Tensor:
-        """wave (batch, samples), more than n_fft / 2 of them, without ``strength`` times the hum."""
+        """wave (batch, samples) without ``strength`` times the hum; ValueError unless it has more than n_fft / 2."""
+        if wave.ndim != 2 or wave.shape[1] <= self.n_fft // 2:
+            raise ValueError(f"wave must be (batch, over {self.n_fft // 2} samples), got {tuple(wave.shape)}")
         spectrum = self.spectrum(wave)
         magnitude = (spectrum.abs() - strength * self.bias).clamp(min=0)
         spectrum = torch.polar(magnitude, spectrum.angle())
