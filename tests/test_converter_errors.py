@@ -27,6 +27,14 @@ REFUSED = {
         f"source must be one of {', '.join(fastwave.converters.SOURCES)}, got",
     ),
     "empty": (lambda: fastwave.convert({}, R9Y9), "state dict must hold a state dict, got an empty one"),
+    "module": (
+        lambda: fastwave.convert(torch.nn.Linear(1, 1), R9Y9),
+        "state dict must hold a state dict, got a Linear: give its state_dict()",
+    ),
+    "module-inside": (
+        lambda: fastwave.convert({"model": torch.nn.Linear(1, 1)}, "NVIDIA/waveglow"),
+        "state dict must hold a state dict, got a Linear: give its state_dict()",
+    ),
     "missing": (lambda: fastwave.convert(NO_BIAS, R9Y9, SMALL), "source: missing conv_layers.0.conv.bias"),
     "unexpected": (
         lambda: fastwave.convert(edited(NO_BIAS, step=torch.ones(1)), R9Y9, SMALL),

@@ -67,6 +67,11 @@ class Checkpoint:
         name: str = "state dict",
         inside: Sequence[str] = ("state_dict",),
     ):
+        for value in source.values() if isinstance(source, Mapping) else (source,):
+            if isinstance(value, nn.Module):
+                raise ValueError(
+                    f"{name} must hold a state dict, got a {type(value).__name__}: give its state_dict()"
+                )
         self.name = name if isinstance(source, Mapping) else str(source)
         tensors = source if isinstance(source, Mapping) else _read(Path(source))
         self.beside = tensors
