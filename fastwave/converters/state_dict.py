@@ -69,9 +69,7 @@ class Checkpoint:
     ):
         for value in source.values() if isinstance(source, Mapping) else (source,):
             if isinstance(value, nn.Module):
-                raise ValueError(
-                    f"{name} must hold a state dict, got a {type(value).__name__}: give its state_dict()"
-                )
+                raise ValueError(f"{name} must hold a state dict, got a {type(value).__name__}: give its state_dict()")
         self.name = name if isinstance(source, Mapping) else str(source)
         tensors = source if isinstance(source, Mapping) else _read(Path(source))
         self.beside = tensors
