@@ -14,7 +14,7 @@ from fastwave import audio
 from fastwave.audio import PRESETS, MelSpec
 
 R9Y9, KSW0306 = PRESETS["r9y9/wavenet_vocoder"], PRESETS["ksw0306/ClariNet"]
-LMNT = PRESETS["lmnt-com/diffwave"]
+LMNT, KAN_BAYASHI = PRESETS["lmnt-com/diffwave"], PRESETS["kan-bayashi/ParallelWaveGAN"]
 WAVEGLOW, WG_WAVENET = PRESETS["NVIDIA/waveglow"], PRESETS["BogiHsu/WG-WaveNet"]
 SMALL = MelSpec(sample_rate=8000, n_fft=64, hop_length=16, win_length=64, n_mels=5, fmax=4000.0)
 
@@ -104,7 +104,8 @@ def assert_within(result, expected, bound):
         ("wave", "ksw0306.mel_constant", dataclasses.replace(KSW0306, padding="constant"), 1),
         ("long.wave", "long.ksw0306.mel_reflect", KSW0306, 1),
         ("long.wave", "long.lmnt.mel", LMNT, 3),  # its filter bank too is made in float32
-        ("long.wave", "long.kan-bayashi.mel", PRESETS["kan-bayashi/ParallelWaveGAN"], 1),
+        ("long.wave", "long.kan-bayashi.mel", KAN_BAYASHI, 1),
+        ("long.wave", "long.kan-bayashi.mel_ln", dataclasses.replace(KAN_BAYASHI, log="ln"), 1),
         ("wave", "waveglow.mel", WAVEGLOW, 3),  # its transform is a product with a matrix
         ("long.wave", "long.waveglow.mel", WAVEGLOW, 3),
         ("wave", "wg_wavenet.mel_reflect", WG_WAVENET, 1),
@@ -121,14 +122,26 @@ def test_presets_match_their_projects(golden, wave, mel, spec, rounding):
     assert np.median(bound) < 1e-4  # and the bound does say something
 
 
-def test_squeezewave_pads_a_training_segment_otherwise(golden):
-    """(n_fft - hop_length) / 2 samples, which centres its frames half a hop later."""
-    spec, wave = PRESETS["tianrengao/SqueezeWave"], golden["wave"].double().numpy()
-    padded = np.pad(wave, (spec.n_fft - spec.hop_length) // 2, mode="reflect")
-    expected, frames = golden["squeezewave.segment"].numpy().astype(np.float64), slice(2, 66)
+@pytest.mark.parametrize(
+    ("samples", "padding", "mel"), [(16_384, 384, "squeezewave.segment"), (8192, 4480, "squeezewave.segment_8192")]
+)
+def test_squeezewave_pads_a_training_segment_otherwise(golden, samples, padding, mel):
+    """To 64 frames; the usual 16,384 samples by (n_fft - hop_length) / 2, which centres them half a hop later."""
+    spec, wave = PRESETS["tianrengao/SqueezeWave"], golden["wave"][:samples].double().numpy()
+    padded = np.pad(wave, padding, mode="reflect")
+    expected, frames = golden[mel].numpy().astype(np.float64), slice(2, 66)
     reference, bound = (part[:, frames] for part in oracle(padded, spec))
     assert_within(reference, expected, 3 * bound)  # its transform is a product with a matrix
     assert_within(audio.log_mel(torch.from_numpy(padded)[None], spec)[0, :, frames], expected, 3 * bound)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_ksw0306_trains_on_recordings_amid_zeros(golden, dtype):
+    """Up to the next whole frame, half of them in front: speech lags behind its mel by up to half a hop."""
+    wave, expected = golden["wave"][None].to(dtype), golden["flowavenet.audio"]
+    zeros = KSW0306.hop_length - wave.shape[1] % KSW0306.hop_length
+    padded = torch.nn.functional.pad(audio.peak_normalized(wave, KSW0306)[0], (zeros // 2, zeros - zeros // 2))
+    torch.testing.assert_close(padded, expected.to(dtype), rtol=0, atol=4 * 2.0**-24)  # a quotient and product each
 
 
 def test_paddings_differ(golden):
