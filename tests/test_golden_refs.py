@@ -7,6 +7,7 @@ import pytest
 import torch
 from golden import Golden, stft_distances
 
+from fastwave.audio import MelSpec, log_mel
 from fastwave.distributions import Gaussian, MixtureOfGaussians, MixtureOfLogistics
 from fastwave.losses import MultiResolutionSTFTLoss, STFTMagnitudeLoss, gaussian_kl, regularized_kl
 from fastwave.ops import heads
@@ -107,6 +108,16 @@ def test_multi_resolution_stft_loss(dtype):
     golden.rounding["loss"] = golden.rounding["sc_loss"] + golden.rounding["mag_loss"]
     golden.check(loss.detach(), "loss")
     golden.check(fake.grad, "grad_fake")
+
+
+@both_dtypes
+def test_log_mel_as_a_loss(dtype):
+    golden, spec = Golden("kan-bayashi__losses_stft", dtype), MelSpec.preset("kan-bayashi/ParallelWaveGAN")
+    fake = golden["in.fake"].clone().requires_grad_()
+    loss = (log_mel(fake, spec) - log_mel(golden["in.real"], spec)).abs().mean()
+    loss.backward()
+    golden.check(loss.detach(), "mel_loss")
+    golden.check(fake.grad, "mel_grad_fake")
 
 
 @pytest.mark.parametrize("fake", [0.0, 0.1])
