@@ -33,6 +33,7 @@ TWO_FLOWS = STUDENT | dict(flows=[(1, 2), (1, 2)])
 REVERSED = fastwave.Vocoder(models.ClariNetStudent(ClariNetStudentConfig(**TWO_FLOWS, time_reversal=True)))
 SPEAKERS = fastwave.Vocoder(make(speakers=3, speaker_channels=2))
 mel = torch.full((2, 6, 4), 0.5)
+wave = torch.zeros(2, 64)
 ids = torch.tensor([0, 1])
 
 VOCODER_ERRORS = {
@@ -82,6 +83,23 @@ VOCODER_ERRORS = {
         "mel_chunks must all have batch 2, got 1",
     ),
     "wave-rank": (lambda: VOCODER.mel(torch.zeros(2, 3, 100)), "wave must be (batch, samples), got (2, 3, 100)"),
+    "training-wave": (
+        lambda: make().loss(torch.zeros(2, 63), mel),
+        "wave must be (2, 64), as mel has 4 frames, got (2, 63)",
+    ),
+    "training-batch": (
+        lambda: make()(torch.zeros(3, 64), mel),
+        "wave must be (2, 64), as mel has 4 frames, got (3, 64)",
+    ),
+    "training-context": (
+        lambda: make(upsample_context=1)(torch.zeros(2, 64), mel),
+        "wave must be (2, 32), as mel has 2 frames + 2 of context, got (2, 64)",
+    ),
+    "training-mel": (lambda: make().loss(wave, mel[:, 1:]), "mel must be (batch, 6, frames), got (2, 5, 4)"),
+    "training-past": (
+        lambda: make().loss(wave, mel, past=wave[:, 1:]),
+        "past must be (2, 64), as mel has 4 frames, got (2, 63)",
+    ),
     "hop": (
         lambda: WaveNetConfig(**(WAVENET | {"upsample_scales": (3,)})),
         "upsample_scales and cond_repeat must multiply to hop_length 16, got 3",

@@ -2,13 +2,16 @@
 invert."""
 
 import dataclasses
+import functools
 import importlib
+import inspect
 import math
 
 import emulated_cuda
 import pytest
 import torch
 from refusals import assert_refused
+from torch.nn import functional as F
 
 import fastwave
 from fastwave import models, runners
@@ -294,6 +297,31 @@ def test_refusals(name, kernels):
     assert_refused(lambda: generate(mel, seed=-1), "seed must be in [0, 2**64), got -1")
     for lengths in (torch.tensor([FRAMES + 1, 1]), torch.tensor([FRAMES]), torch.tensor([1.0, 2.0])):
         assert_refused(lambda lengths=lengths: generate(mel, lengths=lengths), "lengths must be 2 integers")
+
+
+@every
+def test_samples_and_mels_that_do_not_fit(name):
+    model = make(name)
+    n, context = model.config.mel.n_mels, 2 * model.context
+    wave = torch.zeros(2, 6 * model.config.mel.hop_length)
+    tensors = {"wave": wave, "x": wave, "z": model.noise(mels(frames=6), None, 0).squeeze(1)}
+    mel, more = mels(frames=6 + context), f" + {context} of context" if context else ""
+    for method in ("forward", "loss", "flow_loss", "sample_loss", "inverse"):
+        if not hasattr(model, method):
+            continue
+        method = getattr(model, method)
+        (first, *others), named = inspect.signature(method).parameters, {}
+        if "step" in others:
+            named["step"] = torch.tensor([0, 1])
+        fits = tensors[first]
+        for wrong in (fits[..., :-1], F.pad(fits, (0, 1)), fits[:1], fits[0], fits[None]):
+            message = f"{first} must be {tuple(fits.shape)}, as mel has 6 frames{more}, got {tuple(wrong.shape)}"
+            assert_refused(functools.partial(method, wrong, mel=mel, **named), message)
+        for wrong in (mel[:, 1:], mel[0], mel[None], mel[..., :context]):
+            message = f"mel must be (batch, {n}, frames{more}), got {tuple(wrong.shape)}"
+            assert_refused(functools.partial(method, fits, mel=wrong, **named), message)
+        assert_refused(functools.partial(method, [0.0], mel=mel, **named), f"{first} must be a tensor, got list")
+        assert_refused(functools.partial(method, fits, mel=None, **named), "mel must be a tensor, got NoneType")
 
 
 def recording(batch=2, frames=FRAMES, dtype=torch.float32):

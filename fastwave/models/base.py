@@ -106,6 +106,24 @@ class Model(nn.Module):
         """mel with its edge frames replicated where the upsampler eats context."""
         return F.pad(mel, (self.context, self.context), "replicate") if self.context else mel
 
+    def check_fit(self, name: str, x: Tensor, mel: Tensor, group: int = 1) -> None:
+        """ValueError unless mel is (batch, n_mels, frames + 2 context), and ``x``, called ``name``, has its samples.
+
+        These are (batch, frames * hop_length), or with so many to a column (batch, group, columns).
+        """
+        for argument, value in ((name, x), ("mel", mel)):
+            if not isinstance(value, Tensor):
+                raise ValueError(f"{argument} must be a tensor, got {type(value).__name__}")
+        spec, context = self.config.mel, 2 * self.context
+        more = f" + {context} of context" if context else ""
+        if mel.ndim != 3 or mel.shape[1] != spec.n_mels or mel.shape[2] <= context:
+            raise ValueError(f"mel must be (batch, {spec.n_mels}, frames{more}), got {tuple(mel.shape)}")
+        frames = mel.shape[2] - context
+        samples = frames * spec.hop_length
+        shape = (len(mel), samples) if group == 1 else (len(mel), group, samples // group)
+        if x.shape != shape:
+            raise ValueError(f"{name} must be {shape}, as mel has {frames} frames{more}, got {tuple(x.shape)}")
+
     def condition(self, mel: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Conditioning columns of mel (batch, n_mels, frames), (batch, channels, columns).
 

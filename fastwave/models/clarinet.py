@@ -123,6 +123,7 @@ class ClariNetStudent(ParallelModel):
 
     def forward(self, z: Tensor, mel: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Algorithm 1: z (batch, samples), mel (batch, n_mels, frames) -> x, mu_q, log_sigma_q, each as z."""
+        self.check_fit("z", z, mel)
         return self.transform(z, self.upsampler(mel))
 
     def transform(self, z: Tensor, conditioning: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -147,5 +148,6 @@ class ClariNetStudent(ParallelModel):
 
     def loss(self, wave: Tensor, mel: Tensor) -> Tensor:
         """Multi-resolution STFT distance between a sample and the recording, (batch, frames * hop_length)."""
+        self.check_fit("wave", wave, mel)
         x, _, _ = self(torch.randn_like(wave), mel)
         return self.stft_loss(x.float(), wave)

@@ -213,6 +213,7 @@ class DiffWave(ParallelModel):
             step: (batch,) from 0 to T - 1: integers, or numbers between them.
             mel: (batch, n_mels, frames + 2 context).
         """
+        self.check_fit("x", x, mel)
         c = None if self.config.unconditional else self.upsampler(mel)
         return self.stack(x[:, None], c, u=self.step_vectors(step))[:, 0]
 
@@ -228,6 +229,7 @@ class DiffWave(ParallelModel):
 
     def loss(self, wave: Tensor, mel: Tensor) -> Tensor:
         """Mean distance between the noise and what is taken for it, at a random step for each row."""
+        self.check_fit("wave", wave, mel)
         step = torch.randint(len(self.levels), wave.shape[:1], device=wave.device)
         noise = torch.randn_like(wave)
         return (noise - self(self.diffuse(wave, noise, step), step, mel)).abs().mean()

@@ -251,6 +251,7 @@ class FloWaveNet(ParallelModel):
 
         The first forward in training initialises the activation norms from its batch.
         """
+        self.check_fit("wave", wave, mel)
         c = self.upsampler(mel)
         initialize = self.training and not self.initialized
         x, left = wave[:, None], []
@@ -268,6 +269,7 @@ class FloWaveNet(ParallelModel):
 
     def inverse(self, z: Tensor, mel: Tensor) -> Tensor:
         """The wave of ``forward``'s z, (batch, samples)."""
+        self.check_fit("z", z, mel)
         return self.synthesize(z[:, None], self.reference_run(self.upsampler(mel)))[:, 0]
 
     def loss(self, wave: Tensor, mel: Tensor) -> Tensor:

@@ -101,6 +101,7 @@ class GlowVocoder(ParallelModel):
     def forward(self, wave: Tensor, mel: Tensor) -> tuple[Tensor, Tensor]:
         """wave (batch, frames * hop_length), mel (batch, n_mels, frames) -> z (batch, group, columns), and
         log |det dz/dwave|, (batch,)."""
+        self.check_fit("wave", wave, mel)
         z, log_sigmas, logdets = self.transform(wave, self.upsampler(mel))
         return z, sum(log_sigma.sum((1, 2)) for log_sigma in log_sigmas) + sum(logdets)
 
@@ -110,6 +111,7 @@ class GlowVocoder(ParallelModel):
 
     def inverse(self, z: Tensor, mel: Tensor) -> Tensor:
         """The wave whose ``forward`` is z."""
+        self.check_fit("z", z, mel, self.config.group)
         return self.synthesize(z, self.reference_run(self.upsampler(mel)))[:, 0]
 
     def loss(self, wave: Tensor, mel: Tensor) -> Tensor:

@@ -92,8 +92,10 @@ class ParallelWaveGAN(ParallelModel):
 
     def forward(self, z: Tensor, mel: Tensor) -> Tensor:
         """z (batch, samples), mel (batch, n_mels, frames + 2 upsample_context) -> x, as z."""
+        self.check_fit("z", z, mel)
         return self.stack(z[:, None], self.upsampler(mel))[:, 0]
 
     def loss(self, wave: Tensor, mel: Tensor) -> Tensor:
         """L_aux: the multi-resolution STFT distance of a sample to the recording, (batch, frames * hop_length)."""
+        self.check_fit("wave", wave, mel)
         return self.stft_loss(self(torch.randn_like(wave), mel).to(wave.dtype), wave)

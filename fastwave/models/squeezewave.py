@@ -116,6 +116,7 @@ class SqueezeWave(GlowVocoder):
         return conditioning
 
     def inverse(self, z: Tensor, mel: Tensor) -> Tensor:
+        self.check_fit("z", z, mel, self.config.group)
         stacks, c = self.flow.inverse_stacks(), self.upsampler(mel)
 
         def run(i: int, x: Tensor, *others: Tensor, y: Tensor | None = None) -> tuple[Tensor, ...]:

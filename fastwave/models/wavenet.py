@@ -173,6 +173,7 @@ class WaveNet(Model):
 
         wave: (batch, frames * hop_length); mel: (batch, n_mels, frames + 2 upsample_context).
         """
+        self.check_fit("wave", wave, mel)
         first = self.first_input().expand(len(wave), -1)[..., None].detach()
         delayed = torch.cat([first, self.encode(wave)[..., :-1]], -1)
         return self.network(delayed, self.upsampler(mel), speaker)
@@ -182,7 +183,10 @@ class WaveNet(Model):
 
         past: (batch, samples) that the model reads as what came before; ``wave`` where None.
         """
-        parameters = self(wave if past is None else past, mel, speaker)
+        past = wave if past is None else past
+        self.check_fit("wave", wave, mel)
+        self.check_fit("past", past, mel)
+        parameters = self(past, mel, speaker)
         if wave.dtype == torch.float32:
             parameters = parameters.float()
         return -self.distribution.log_prob(parameters, wave, self.config.train_log_scale_min).mean()

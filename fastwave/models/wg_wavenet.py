@@ -193,6 +193,7 @@ class WGWaveNet(ParallelModel):
     def forward(self, wave: Tensor, mel: Tensor) -> tuple[Tensor, Tensor]:
         """wave (batch, frames * hop_length), mel (batch, n_mels, frames + 2) -> z (batch, group, columns), and
         log |det dz/dwave|, (batch,)."""
+        self.check_fit("wave", wave, mel)
         z, log_sigmas, logdets = self.transform(wave, self.upsampler(mel))
         return z, sum(log_sigma.sum((1, 2)) for log_sigma in log_sigmas) + sum(logdets)
 
@@ -210,6 +211,7 @@ class WGWaveNet(ParallelModel):
 
     def inverse(self, z: Tensor, mel: Tensor) -> Tensor:
         """The wave whose ``forward`` is z; the post-filter has no part in it."""
+        self.check_fit("z", z, mel, self.config.group)
         return self.flow_inverse(z, self.reference_run(self.upsampler(mel)))[:, 0]
 
     def flow_loss(self, wave: Tensor, mel: Tensor) -> Tensor:
@@ -218,6 +220,7 @@ class WGWaveNet(ParallelModel):
 
     def sample_loss(self, wave: Tensor, mel: Tensor) -> Tensor:
         """L_s (Eq. 1) of a sample."""
+        self.check_fit("wave", wave, mel)
         noise = torch.randn_like(self.grouped(wave[:, None]))
         sample = self.synthesize(noise, self.reference_run(self.upsampler(mel)))[:, 0]
         return self.spectral_loss(sample.to(wave.dtype), wave)
