@@ -240,6 +240,24 @@ def test_bad_configurations(changes, message):
     assert_refused(lambda: dataclasses.replace(SMALL, **changes), message)
 
 
+@pytest.mark.parametrize(
+    "step", [[50, 0], [-1, 0], [-0.5, 3.0], [49.5, 3.0], [math.nan, 3.0], [50], [[0], [3]], [1, 2, 3], 3]
+)
+def test_bad_steps(step):
+    model, x, mel = small(), normal(2, 32), normal(2, 6, 2)
+    message = f"step must be 2 numbers between 0 and 49, got {step}"
+    assert_refused(lambda: model(x, torch.tensor(step), mel), message)
+
+
+def test_steps():
+    """Up to the last, and between two; one for all rows."""
+    model, x, mel = small(), normal(2, 32), normal(2, 6, 2)
+    for step in (0, 48.5, 49):
+        one, each = (model(x, torch.tensor([step] * rows), mel) for rows in (1, 2))
+        torch.testing.assert_close(one, each, rtol=0, atol=1e-12)
+    assert_refused(lambda: model(x, 49, mel), "step must be a tensor, got int")
+
+
 # checkpoints ---------------------------------------------------------------------------------------------------------
 
 

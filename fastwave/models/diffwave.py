@@ -210,12 +210,21 @@ class DiffWave(ParallelModel):
 
         Args:
             x: (batch, samples), samples = frames * hop_length.
-            step: (batch,) from 0 to T - 1: integers, or numbers between them.
+            step: (batch,), or (1,) for all rows, from 0 to T - 1: integers, or numbers between them.
             mel: (batch, n_mels, frames + 2 context).
         """
         self.check_fit("x", x, mel)
+        self.check_step(step, len(x))
         c = None if self.config.unconditional else self.upsampler(mel)
         return self.stack(x[:, None], c, u=self.step_vectors(step))[:, 0]
+
+    def check_step(self, step: Tensor, batch: int) -> None:
+        """ValueError unless ``step`` is as ``forward`` takes it."""
+        last = len(self.levels) - 1
+        if not isinstance(step, Tensor):
+            raise ValueError(f"step must be a tensor, got {type(step).__name__}")
+        if step.shape not in ((batch,), (1,)) or not ((step >= 0) & (step <= last)).all():
+            raise ValueError(f"step must be {batch} numbers between 0 and {last}, got {step.tolist()}")
 
     def step_vectors(self, step: Tensor) -> Tensor:
         """What each layer adds to its convolution's input, (batch, layers, residual_channels)."""
