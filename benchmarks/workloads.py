@@ -215,9 +215,9 @@ class Generation:
     def work(self, dtype: str) -> Work:
         """Of each stage; what several project of the conditioning is counted once."""
         runner = Parallel(self.model, dtype, torch.device("cpu"))
-        work = Work(operations={})
+        work, shared = Work(operations={}), runner.shared(self.batch)
         for i, (stage, spec) in enumerate(zip(runner.stages, runner.specs, strict=True)):
-            if runner.shared.get(i, i) != i:
+            if shared.get(i, i) != i:
                 spec = dataclasses.replace(spec, cond_channels=0)
             work += stack_work(spec) / stage.group
         return work

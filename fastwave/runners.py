@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 
 import torch
@@ -84,7 +85,9 @@ PARALLEL_FRAMES = 128  # likewise: of each block the edges are conditioned twice
 CHUNK = 96  # columns that gated_stack takes through a layer at once
 CUDA_BLOCK = 2**17  # samples of a row that generate() hands to a CUDA device at once: some for each multiprocessor
 GRAPH_SAMPLES = 2**18  # of all rows together, for which CUDA graphs are made: more are not bound by launches
-PROJECTED_BYTES = 2**29  # of projected conditioning that an utterance may wait for; a quarter of it for a block
+PROJECTED_BYTES = 3 * 2**30  # of projected conditioning that may wait for later stages, of all rows together
+PROJECTED_BLOCK = 2**27  # likewise, that a block may add to a row's
+PROJECTED_COLUMNS = 4 * CHUNK  # that are made at once: they are still in a cache when they join those that wait
 
 
 class Parallel:
@@ -108,38 +111,46 @@ class Parallel:
             if stage.stack not in packed:
                 packed[stage.stack] = pack_gated_stack(stage.stack.weights(), spec)
         self.weights = [packed[stage.stack] for stage in self.stages]
-        self.shared = self._shared() if on_cpu else {}
         self.graphs = None if on_cpu else Graphs()
-        # so many that the stage with the fewest columns too makes a chunk of them with each reading of its weights
-        widest = max(stage.group for stage in self.stages)
-        hop = model.config.mel.hop_length
-        self.block_frames = max(PARALLEL_FRAMES, (CHUNK * widest if on_cpu else CUDA_BLOCK) // hop)
-        for first in set(self.shared.values()):
-            fit = PROJECTED_BYTES // 4 // self._projected_bytes(first, hop)
-            self.block_frames = max(BLOCK_FRAMES, min(self.block_frames, fit))
         self.streams = not any(stage.reverse for stage in self.stages)
         self.look_ahead = sum(
             spec.look_ahead * stage.group for stage, spec in zip(self.stages, self.specs, strict=True)
         )
+        # so many that the stage with the fewest columns too makes a chunk of them with each reading of its weights
+        widest = max(stage.group for stage in self.stages)
+        hop = model.config.mel.hop_length
+        self.block_frames = max(PARALLEL_FRAMES, (CHUNK * widest if on_cpu else CUDA_BLOCK) // hop)
+        for first in set(self.shared(batch=1).values()):
+            fit = PROJECTED_BLOCK // self._projected_bytes(first, hop)
+            self.block_frames = max(BLOCK_FRAMES, min(self.block_frames, fit))
 
-    def _shared(self) -> dict[int, int]:
-        """Stages whose stack reads what that of an earlier stage reads, and that stage.
+    def shared(self, batch: int) -> dict[int, int]:
+        """Stages whose stack reads what that of another stage reads, and the first of these.
 
-        What such a stack projects of the conditioning is the same each time, and is made once, if what the stages look
-        ahead leaves room for that.
+        What such a stack projects of the conditioning is the same each time, and is made once, where the projections of
+        all rows that wait for the last stage fit.
         """
-        uses = [(stage.stack, stage.condition) for stage in self.stages]
-        firsts = {i: uses.index(use) for i, use in enumerate(uses) if use[1] and uses.count(use) > 1}
-        ahead = sum(stage.stack.spec.look_ahead * stage.group for stage in self.stages)
-        for first in set(firsts.values()):
-            fits = self._projected_bytes(first, ahead) <= PROJECTED_BYTES
-            if not fits or self.specs[first].cond_taps > 1:
-                firsts = {i: stage for i, stage in firsts.items() if stage != first}
-        return firsts
+        if self.device.type != "cpu":
+            return {}
+        stages_of = defaultdict(list)
+        for i, stage in enumerate(self.stages):
+            if stage.condition is not None and self.specs[i].cond_taps == 1:
+                stages_of[stage.stack, stage.condition].append(i)
+        return {
+            i: stages[0]
+            for stages in stages_of.values()
+            if len(stages) > 1 and batch * self._projected_bytes(stages[0], self.look_ahead) <= PROJECTED_BYTES
+            for i in stages
+        }
 
     def _projected_bytes(self, stage: int, samples: int) -> int:
         spec = self.specs[stage]
         return 8 * spec.layers * spec.gate_channels * (samples // (self.stages[stage].group * spec.cond_repeat))
+
+    def waiting(self, stage: int) -> int:
+        """Columns of projected conditioning that wait for later stages, at the most."""
+        samples = self.look_ahead + self.block_frames * self.model.config.mel.hop_length
+        return samples // (self.stages[stage].group * self.specs[stage].cond_repeat)
 
     def threads(self, threads: int | None, batch: int) -> int:
         return max(choose_threads(threads, batch, spec, sampling=False) for spec in self.specs)
@@ -182,21 +193,22 @@ class _Utterances:
     def __init__(self, runner: Parallel, batch: int, threads: int | None):
         self.runner, self.conditioning = runner, [_Columns() for _ in runner.conditioner.rates]
         self.lanes = [_Lane(runner, i, batch, threads, self.conditioning) for i in range(len(runner.stages))]
-        for i, first in runner.shared.items():
-            self.lanes[i].projected = _Columns() if i == first else self.lanes[first].projected
+        self.shared = runner.shared(batch)
+        for i, first in self.shared.items():
+            self.lanes[i].projected = self.lanes[first].projected or _Columns(runner.waiting(first))
 
     def run(self, noise: Tensor, c: Sequence[Tensor], lengths: Tensor | None, last: bool) -> Tensor:
         """The samples that a block adds, on the runner's device."""
         runner, lanes = self.runner, self.lanes
         for columns, new in zip(self.conditioning if c else (), c, strict=True):
             columns.append(new)
-        for first in set(runner.shared.values()) if c else ():
+        for first in set(self.shared.values()) if c else ():
             lanes[first].project(c[0])
         wave = runner.model.synthesize(noise, lambda i, x, *others, y=None: lanes[i].run(x, others, y, lengths, last))
         sample = min(lane.first * lane.stage.group for lane in lanes)
         for columns, rate in zip(self.conditioning, runner.conditioner.rates, strict=True):
             columns.forget(sample * rate // runner.model.config.mel.hop_length - runner.conditioner.margin)
-        for first in set(runner.shared.values()):
+        for first in set(self.shared.values()):
             stage, spec = runner.stages[first], runner.specs[first]
             lanes[first].projected.forget(sample // (stage.group * spec.cond_repeat))
         return wave[:, 0]
@@ -205,11 +217,13 @@ class _Utterances:
 class _Columns:
     """What some stage still has to read of the columns of an utterance; around the utterance there are zeros.
 
-    The first stay in the tensor that they come in; then all stand in one with room for more, so that a column is copied
-    once or twice, not with every block. Time is its third dimension.
+    The first stay in the tensor that they come in. Then all stand in one with half as much room again as they need, and
+    move to its front when they have reached its end. Time is its third dimension.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = 0) -> None:
+        """most: columns that will be kept at a time, where that is known: there is room for them at once."""
+        self.most, self.room = most, 0
         self.first = 0  # the first column that is kept
         self.store, self.start, self.count = None, 0, 0  # where it stands, and how many there are
 
@@ -219,17 +233,28 @@ class _Columns:
 
     def append(self, columns: Tensor) -> None:
         count = columns.shape[2]
-        if self.store is None:
-            self.store, self.count = columns, count
-            return
-        if self.start + self.count + count > self.store.shape[2]:
-            shape = list(columns.shape)
-            shape[2] = 2 * (self.count + count)
-            store = columns.new_empty(shape)
-            store.narrow(2, 0, self.count).copy_(self.columns)
-            self.store, self.start = store, 0
-        self.store.narrow(2, self.start + self.count, count).copy_(columns)
+        if self.store is None and self.most <= count:
+            self.store = columns
+        else:
+            self._make_room(columns)
+            self.store.narrow(2, self.start + self.count, count).copy_(columns)
         self.count += count
+
+    def _make_room(self, columns: Tensor) -> None:
+        count = self.count + columns.shape[2]
+        if self.start + count <= self.room:
+            return
+        if 3 * count <= 2 * self.room:
+            for at in range(0, self.count, self.start):  # a piece must not overlap the place that it is copied to
+                end = min(at + self.start, self.count)
+                self.store[:, :, at:end] = self.columns[:, :, at:end]
+        else:
+            self.room = 3 * max(count, self.most) // 2
+            store = columns.new_empty(*columns.shape[:2], self.room, *columns.shape[3:])
+            if self.count:
+                store[:, :, : self.count] = self.columns
+            self.store = store
+        self.start = 0
 
     def forget(self, before: int) -> None:
         """Columns before this one will not be read any more."""
@@ -311,8 +336,8 @@ class _Lane:
 
     def project(self, conditioning: Tensor) -> None:
         """Takes what comes of the conditioning, for all stages that share this one's stack and conditioning."""
-        c = self.stage.condition(conditioning)
-        self.projected.append(project(c, self.weights, self.spec, threads=self.threads))
+        for c in self.stage.condition(conditioning).split(PROJECTED_COLUMNS, 2):
+            self.projected.append(project(c.contiguous(), self.weights, self.spec, threads=self.threads))
 
     def _wait(self, tensors: list[Tensor], made: int) -> list[Tensor]:
         """The first ``made`` columns of what waits and of ``tensors`` behind it; the others wait."""

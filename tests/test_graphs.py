@@ -76,7 +76,7 @@ def machine(request, monkeypatch):
         monkeypatch.setattr(runners, "commutes", lambda model, stages: False)
         monkeypatch.setattr(runners, "make_conditioner", TorchConditioner)
         monkeypatch.setattr(runners, "CHUNK", runners.CUDA_BLOCK)
-        monkeypatch.setattr(runners.Parallel, "_shared", lambda runner: {})
+        monkeypatch.setattr(runners.Parallel, "shared", lambda runner, batch: {})
     elif not (has_cuda() and torch.cuda.is_available()):
         pytest.skip("no CUDA device")
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)

@@ -107,12 +107,22 @@ def several_blocks(monkeypatch):
     monkeypatch.setattr(runners, "PARALLEL_FRAMES", runners.BLOCK_FRAMES)
 
 
-@pytest.mark.parametrize(("fast", "frames"), [(True, 34), (False, 128)])
-def test_a_block_has_the_frames_whose_projections_fit(monkeypatch, fast, frames):
-    """DiffWave keeps what it projects for the steps that share it, 3.9 MB a frame, if they are few."""
+@pytest.mark.parametrize(("config", "fast", "frames"), [("base", True, 34), ("base", False, 34), ("large", False, 128)])
+def test_a_block_has_the_frames_whose_projections_fit(monkeypatch, config, fast, frames):
+    """DiffWave keeps what it projects for the steps that share it, 3.9 MB a frame, where all of them fit."""
     monkeypatch.setattr(runners, "PARALLEL_FRAMES", 128)
-    model = models.DiffWave(DiffWaveConfig.base(fast=fast))
+    model = models.DiffWave(getattr(DiffWaveConfig, config)(fast=fast))
     assert runners.Parallel(model, "float32", torch.device("cpu")).block_frames == frames
+
+
+@pytest.mark.parametrize(
+    ("config", "fast", "batch"), [("base", True, 11), ("base", False, 1), ("large", True, 5), ("large", False, 0)]
+)
+def test_steps_share_what_they_project_while_the_batch_fits(config, fast, batch):
+    model = models.DiffWave(getattr(DiffWaveConfig, config)(fast=fast))
+    runner = runners.Parallel(model, "float32", torch.device("cpu"))
+    assert runner.shared(batch) == dict.fromkeys(range(len(runner.stages)), 0)
+    assert runner.shared(batch + 1) == {}
 
 
 def mels(batch=2, frames=FRAMES, dtype=torch.float32):
@@ -165,7 +175,7 @@ def test_stacks_on_an_emulated_gpu(name, monkeypatch):
     if emulated_cuda.cuda is None:
         pytest.skip("not built: make cuda_on_cpu")
     monkeypatch.setattr(importlib.import_module("fastwave.ops.gated_stack"), "_cpu", emulated_cuda.Kernels)
-    monkeypatch.setattr(runners.Parallel, "_shared", lambda self: {})  # on a GPU every call projects its conditioning
+    monkeypatch.setattr(runners.Parallel, "shared", lambda self, batch: {})  # on a GPU every call projects its own
     emulated_cuda.emulator.configure(sm=90, seed=1)
     model, mel = make(name), mels(frames=9)
     vocoder = fastwave.Vocoder(model)
