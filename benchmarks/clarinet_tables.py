@@ -8,19 +8,19 @@ in minutes. A run in the folder of runs is resumed. The measures become benchmar
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import json
 import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import scipy.stats
 import torch
 import tyro
 from torch import Tensor
 
-from benchmarks.run import RESULTS
+from benchmarks.run import RESULTS, provenance
 from fastwave import audio, checkpoint, models, noise
 from fastwave.audio import MelSpec
 from fastwave.evaluate import evaluate_voice, means
@@ -41,14 +41,7 @@ SEEDS = 3
 TEST, VALIDATION = ("LJ001-0029", "LJ001-003[0-2]"), ("LJ001-002[5-8]",)
 OTHER_RATE = ("LJ050*",)  # published at 16 kHz
 
-TEACHER = dataclasses.replace(
-    CONFIG,
-    residual_channels=32,
-    gate_channels=32,
-    skip_channels=32,
-    dilations=[2**i for i in range(10)],
-    train_log_scale_min=-9.0,
-)
+TEACHER = dataclasses.replace(CONFIG, train_log_scale_min=-9.0)
 # Table 1
 DISTRIBUTIONS = {
     "Gaussian": dict(distribution="gaussian"),
@@ -79,6 +72,7 @@ DISTILLATIONS = (
     ("student-2", "reverse", 1.0),
 )
 SPEECH = ("stoi", "pesq", "lsd", "mcd")
+MEASURES = ("nats", "unclipped", "bits")
 BINS = torch.arange(-14, 0.01, 0.25)  # of the histograms of log sigma
 
 
@@ -89,30 +83,39 @@ class Tables:
     Attributes:
         data: folder with the clips of LJ Speech.
         runs: folder of the runs.
+        channels: of a teacher's residual, gate and skip paths; a student has three quarters of them.
+        layers: of a teacher, dilated by 1 to 512 again and again.
         steps: updates of a teacher.
         distillation_steps: updates of a student.
-        device: "cpu" or "cuda", of the training.
+        batch, frames, learning_rate, precision, device: of the training, see its options.
         threads: CPU threads.
     """
 
     data: Path
     runs: Path
+    channels: int = 32
+    layers: int = 10
     steps: int = 1000
     distillation_steps: int = 400
+    batch: int = 2
+    frames: int = 16
+    learning_rate: float = 6e-4
+    precision: Literal["bfloat16", "float32"] = "float32"
     device: str = "cpu"
     threads: int = 1
 
     def run(self) -> None:
         clips, _ = select(find_clips(self.data), TEST)
+        options = {name: value for name, value in vars(self).items() if name not in ("data", "runs")}
         result = {
-            "date": datetime.date.today().isoformat(),
-            "steps": self.steps,
-            "distillation_steps": self.distillation_steps,
+            **provenance(),
+            "options": options,
             "clips": [clip.name for clip in clips],
             "table1": [
-                {"model": name, "seed": seed} | likelihood(self.teacher(name, seed=seed, **changes), clips)
+                {"model": name, "seed": seed} | trained(out) | likelihood(out, clips)
                 for seed in range(SEEDS)
                 for name, changes in DISTRIBUTIONS.items()
+                for out in [self.teacher(name, seed=seed, **changes)]
             ],
             "clipping": [{"clip": name} | self.clipping(name, clips) for name in CLIPS],
             "table2": self.baselines(clips) + [self.distillation(*which, clips) for which in DISTILLATIONS],
@@ -132,9 +135,11 @@ class Tables:
             validation_clips=VALIDATION,
             steps=steps,
             interval=50,
+            batch=self.batch,
+            frames=self.frames,
+            learning_rate=self.learning_rate,
+            precision=self.precision,
             device=self.device,
-            frames=16,
-            learning_rate=6e-4,
             threads=self.threads,
             seed=seed,
             **options,
@@ -147,7 +152,9 @@ class Tables:
         return out
 
     def teacher(self, name: str, *, seed: int = 0, dequantize: bool = False, **changes) -> Path:
-        config = dataclasses.replace(TEACHER, mel=self.mel(), **changes)
+        size = dict.fromkeys(("residual_channels", "gate_channels", "skip_channels"), self.channels)
+        dilations = [2 ** (i % 10) for i in range(self.layers)]
+        config = dataclasses.replace(TEACHER, mel=self.mel(), dilations=dilations, **size | changes)
         return self.train(TeacherTraining, f"{name} {seed}", config, self.steps, seed, dequantize=dequantize)
 
     def mel(self) -> MelSpec:
@@ -160,14 +167,13 @@ class Tables:
         run = "Gaussian" if bound == TEACHER.train_log_scale_min else f"clip {name}"
         out = self.teacher(run, dequantize=dequantize, train_log_scale_min=bound)
         curve = [(line["step"], line["validation_loss"]) for line in log_lines(out)]
-        return {"curve": curve, "log_sigma": log_sigmas(out, clips)} | likelihood(out, clips)
+        return {"curve": curve} | log_sigmas(out, clips) | trained(out) | likelihood(out, clips)
 
     def distillation(self, shape: str, kl: str, stft_weight: float, clips: Sequence[Clip]) -> dict:
         teacher = self.runs / "Gaussian 0" / "model"
         conditioner = {name: getattr(models.load(teacher).config, name) for name in CONDITIONER}
-        config = ClariNetStudentConfig(
-            residual_channels=24, gate_channels=24, skip_channels=24, **STUDENTS[shape], **conditioner
-        )
+        size = dict.fromkeys(("residual_channels", "gate_channels", "skip_channels"), self.channels * 3 // 4)
+        config = ClariNetStudentConfig(**size, **STUDENTS[shape], **conditioner)
         name = f"{shape}, {kl} KL{' + STFT' if stft_weight else ''}"
         options = dict(teacher=str(teacher), kl=kl, stft_weight=stft_weight)
         student = models.load(
@@ -189,6 +195,11 @@ def log_lines(out: Path) -> list[dict]:
     return [json.loads(line) for line in (out / "log.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
+def trained(out: Path) -> dict[str, int]:
+    """Steps up to the last checkpoint: fewer than were asked for, where the run diverged."""
+    return {"trained": max((line["step"] for line in log_lines(out)), default=0)}
+
+
 def speech(voice: Vocoder | GriffinLim, clips: Sequence[Clip]) -> dict:
     """Means of the objective measures."""
     (mean,) = means(evaluate_voice(voice, clips))
@@ -208,8 +219,11 @@ def parameters(model: WaveNet, clip: Clip) -> tuple[Tensor, Tensor]:
 def likelihood(out: Path, clips: Sequence[Clip]) -> dict:
     """Nats per sample of the density: as trained, that is with log-scales clipped, and without the clip.
 
-    Discrete probabilities are divided by the width of what they are the probability of.
+    Discrete probabilities are divided by the width of what they are the probability of. Of a run that diverged the last
+    checkpoint is measured; nothing, if it had none.
     """
+    if not (out / "model").is_dir():
+        return {}
     model = models.load(out / "model")
     c = model.config
     width = {"mixture_of_logistics": 2 / (c.classes - 1), "softmax": 2 / c.classes}.get(c.distribution, 1.0)
@@ -225,10 +239,12 @@ def likelihood(out: Path, clips: Sequence[Clip]) -> dict:
     return values
 
 
-def log_sigmas(out: Path, clips: Sequence[Clip]) -> list[float]:
+def log_sigmas(out: Path, clips: Sequence[Clip]) -> dict[str, list[float]]:
     """The histogram of a Gaussian's log sigma over all clips."""
+    if not (out / "model").is_dir():
+        return {}
     model = models.load(out / "model")
-    return histogram([parameters(model, clip)[1][:, 1] for clip in clips])
+    return {"log_sigma": histogram([parameters(model, clip)[1][:, 1] for clip in clips])}
 
 
 @torch.inference_mode()
@@ -255,9 +271,12 @@ def tables(result: dict) -> dict[str, str]:
     return {
         "table1": likelihood_table(result["table1"]),
         "clipping": markdown(
-            ["log sigma clipped at", "nats per sample", "without the clip"],
-            [[row["clip"], number(row["nats"]), number(row["unclipped"])] for row in result["clipping"]]
-            + [["Griffin-Lim", "no density", ""]],
+            ["log sigma clipped at", "steps", "nats per sample", "without the clip"],
+            [
+                [row["clip"], str(row["trained"]), *(number(row[name]) if name in row else "" for name in MEASURES[:2])]
+                for row in result["clipping"]
+            ]
+            + [["Griffin-Lim", "", "no density", ""]],
         ),
         "table2": markdown(
             ["model", "STOI", "PESQ", "LSD, dB", "MCD, dB"],
@@ -272,12 +291,13 @@ def likelihood_table(rows: Sequence[dict]) -> str:
     for model in dict.fromkeys(row["model"] for row in rows):
         mine = [row for row in rows if row["model"] == model]
         cells = []
-        for name in ("nats", "unclipped", "bits"):
+        for name in MEASURES:
             values = [row[name] for row in mine if name in row]
-            cells.append(f"{number(statistics.mean(values))} ± {number(interval(values))}" if values else "")
-        lines.append([model, *cells])
-    lines.append(["Griffin-Lim", "no density", "", ""])
-    return markdown(["output", "nats per sample", "without the clip", "bits per sample"], lines)
+            cells.append(f"{number(statistics.mean(values))} ± {number(interval(values))}" if len(values) > 1 else "")
+        steps = ", ".join(str(step) for step in sorted({row["trained"] for row in mine}))
+        lines.append([model, steps, *cells])
+    lines.append(["Griffin-Lim", "", "no density", "", ""])
+    return markdown(["output", "steps", "nats per sample", "without the clip", "bits per sample"], lines)
 
 
 def interval(values: Sequence[float]) -> float:
@@ -301,7 +321,7 @@ def figures(result: dict, clipping: Path, distillation: Path) -> None:
 
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     loss, shares = figure.subplots(1, 2)
-    for row in result["clipping"]:
+    for row in (row for row in result["clipping"] if row["trained"]):
         loss.plot(*zip(*row["curve"], strict=True), label=row["clip"])
         shares.stairs(row["log_sigma"], BINS.tolist(), label=row["clip"])
     loss.set(xlabel="step", ylabel="validation loss, nats per sample", ylim=(-4, 2))

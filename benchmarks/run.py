@@ -116,7 +116,7 @@ def _commit() -> str | None:
     return done.stdout.strip()
 
 
-def provenance(ceilings: Ceilings) -> dict:
+def provenance() -> dict:
     """Where, with what and when a result was measured."""
     return {
         "machine": {
@@ -128,7 +128,6 @@ def provenance(ceilings: Ceilings) -> dict:
         },
         "commit": _commit(),
         "date": datetime.date.today().isoformat(),
-        "ceilings": dataclasses.asdict(ceilings),
     }
 
 
@@ -157,7 +156,8 @@ def _run(case: Case, dtypes: Sequence[str], threads: Sequence[int], repeats: int
             ceilings = measure_ceilings(count)
             measured = measure(workload, ceilings, dtype=dtype, repeats=repeats, seconds=SECONDS)
             speed = measured["kernels"]["samples_per_second"]
-            yield provenance(ceilings) | {
+            yield provenance() | {
+                "ceilings": dataclasses.asdict(ceilings),
                 "case": case.name,
                 "about": case.about,
                 "dtype": dtype,

@@ -50,7 +50,7 @@ def test_likelihood_of_a_logistic_is_its_density(tmp_path):
 def test_the_clip_of_a_gaussian(tmp_path):
     measured = clarinet_tables.likelihood(*model_of([0.0, -12.0], tmp_path))
     assert measured["unclipped"] < measured["nats"] < 0  # the error costs less where sigma is larger
-    (shares,) = [clarinet_tables.log_sigmas(*model_of([0.0, -12.0], tmp_path))]
+    shares = clarinet_tables.log_sigmas(*model_of([0.0, -12.0], tmp_path))["log_sigma"]
     assert sum(shares) == shares[8] == 1  # from -12 to -11.75
 
 
@@ -62,13 +62,13 @@ def test_confidence_interval():
 def test_tables():
     result = {
         "table1": [
-            {"model": "Gaussian", "seed": 0, "nats": 3.0, "unclipped": -1e6},
-            {"model": "Gaussian", "seed": 1, "nats": 3.0, "unclipped": -1e6},
+            {"model": "Gaussian", "seed": 0, "trained": 9, "nats": 3.0, "unclipped": -1e6},
+            {"model": "Gaussian", "seed": 1, "trained": 9, "nats": 3.0, "unclipped": -1e6},
         ],
-        "clipping": [{"clip": "-7", "nats": 2.5, "unclipped": -1e6}],
+        "clipping": [{"clip": "-7", "trained": 9, "nats": 2.5, "unclipped": -1e6}, {"clip": "none", "trained": 0}],
         "table2": [{"model": "teacher", "stoi": 0.9, "pesq": 2.0, "lsd": 5.0, "mcd": 3.0}],
     }
     tables = clarinet_tables.tables(result)
-    assert "| Gaussian | 3.000 ± 0.000 | -1.0e+06 ± 0.000 |  |\n" in tables["table1"]
-    assert "| -7 | 2.500 | -1.0e+06 |\n" in tables["clipping"]
+    assert "| Gaussian | 9 | 3.000 ± 0.000 | -1.0e+06 ± 0.000 |  |\n" in tables["table1"]
+    assert "| -7 | 9 | 2.500 | -1.0e+06 |\n| none | 0 |  |  |\n" in tables["clipping"]
     assert "| teacher | 0.90 | 2.00 | 5.00 | 3.00 |\n" in tables["table2"]
