@@ -1,7 +1,7 @@
 """The ``fastwave`` command: vocode, train, distill, convert, evaluate, info.
 
-Exit status: 0; 2 for bad input; 1 for anything else that went wrong, Ctrl-C included. An error is one line on stderr, but
-for a command line that cannot be parsed: tyro shows what is missing or unknown, with its help.
+Exit status: 0; 2 for bad input; 1 for anything else that went wrong, Ctrl-C included. An error is one line on stderr;
+of a command line that cannot be parsed, tyro shows what is missing or unknown, with its help.
 """
 
 from __future__ import annotations
