@@ -65,10 +65,13 @@ def test_tables():
             {"model": "Gaussian", "seed": 0, "trained": 9, "nats": 3.0, "unclipped": -1e6},
             {"model": "Gaussian", "seed": 1, "trained": 9, "nats": 3.0, "unclipped": -1e6},
         ],
-        "clipping": [{"clip": "-7", "trained": 9, "nats": 2.5, "unclipped": -1e6}, {"clip": "none", "trained": 0}],
-        "table2": [{"model": "teacher", "stoi": 0.9, "pesq": 2.0, "lsd": 5.0, "mcd": 3.0}],
+        "clipping": [
+            {"clip": "-7", "curve": [[5, -2.0, 9.0], [9, -2.5, 8.0]], "trained": 9, "nats": 2.5, "unclipped": -1e6},
+            {"clip": "none", "curve": [], "trained": 0},
+        ],
+        "table2": [{"model": "teacher", "stoi": 0.9, "pesq": 2.0, "lsd": 5.0, "mcd": 3.0}, {"model": "student-1"}],
     }
     tables = clarinet_tables.tables(result)
     assert "| Gaussian | 9 | 3.000 ± 0.000 | -1.0e+06 ± 0.000 |  |\n" in tables["table1"]
-    assert "| -7 | 9 | 2.500 | -1.0e+06 |\n| none | 0 |  |  |\n" in tables["clipping"]
-    assert "| teacher | 0.90 | 2.00 | 5.00 | 3.00 |\n" in tables["table2"]
+    assert "| -7 | 9 | 2.500 | -1.0e+06 | -2.00 | 9.00 |\n| none | 0 |  |  |  |  |\n" in tables["clipping"]
+    assert "| teacher | 0.90 | 2.00 | 5.00 | 3.00 |\n| student-1 | diverged |" in tables["table2"]
