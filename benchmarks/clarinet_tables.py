@@ -112,7 +112,7 @@ class Tables:
 
     def run(self) -> None:
         clips, _ = select(find_clips(self.data), TEST)
-        options = {name: value for name, value in vars(self).items() if name not in ("data", "runs")}
+        options = {name: value for name, value in vars(self).items() if name not in ("data", "runs", "threads")}
         result = {
             **provenance(),
             "options": options,
