@@ -14,7 +14,7 @@ from fastwave.graphs import capture
 from fastwave.layers import GatedStack
 from fastwave.models import ParallelModel, WaveNet
 from fastwave.ops import heads
-from fastwave.ops.gated_stack import GatedStackSpec, GatedStackWeights
+from fastwave.ops.gated_stack import GatedStackSpec, GatedStackWeights, ungrouped
 
 __all__ = [
     "ConvolutionModel",
@@ -189,7 +189,7 @@ class ConvolutionModel(nn.Module):
 
         def run(i: int, x: Tensor, *others: Tensor, y: Tensor | None = None) -> tuple[Tensor, ...]:
             stage = self.stages[i]
-            c = None if stage.condition is None else stage.condition(conditioning)
+            c = None if stage.condition is None else ungrouped(stage.condition(conditioning))
             out = convolution_stack(stage.stack.spec, self.weights[i], x, c, y=y, u=stage.u)
             return out, x, *others
 

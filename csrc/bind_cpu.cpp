@@ -103,7 +103,7 @@ void project(const py::dict& spec, py::object c_, py::object weights_, py::objec
     const Shape shape(spec);
     const Tensor c = take(c_, "c"), weights = take(weights_, "weights"), g = take(g_, "g"), out = take(out_, "out");
     if (!shape.cond_channels) fail("cond_channels", "at least 1 to project", shape.cond_channels);
-    require(c, "c", float32, {any, shape.cond_channels, any});
+    require_columns(shape, c, any, any, true);
     const int64_t batch = c.size(0), columns = c.size(2);
     require_weights(weights, shape);
     if (g) require(g, "g", float32, {batch, shape.layers, 2 * shape.gate});
@@ -115,7 +115,7 @@ void project(const py::dict& spec, py::object c_, py::object weights_, py::objec
         params.shape = shape;
         params.weights = weights.data<float>();
         params.c = row_of(c, row), params.g = row_of(g, row), params.out = row_of(out, row);
-        params.cond_time = columns;
+        params.cond_time = columns, params.cond_group = group_of(c);
         params.workspace = workspace(kernels().project_workspace(shape));
         return params;
     });

@@ -119,15 +119,28 @@ inline void require_weights(const Tensor& weights, const StackShape& s, On on = 
 
 inline int64_t columns_of_c(const StackShape& s, int64_t time) { return (time + s.cond_repeat - 1) / s.cond_repeat; }
 
+// Channels of a column of c that are neighbours in one band: there may be a fourth dimension of them.
+inline int64_t group_of(const Tensor& c) { return c && c.ndim() == 4 ? c.size(3) : 1; }
+
+// c of so many columns, (batch, channels, columns), or if `grouped` also (batch, channels / group, columns, group).
+inline void require_columns(const StackShape& s, const Tensor& c, int64_t batch, int64_t columns, bool grouped,
+                            On on = {}) {
+    const int64_t group = group_of(c);
+    if (grouped && c && c.ndim() == 4 && group > 0 && s.cond_channels % group == 0)
+        require(c, "c", float32, {batch, s.cond_channels / group, columns, group}, on);
+    else
+        require(c, "c", float32, {batch, s.cond_channels, columns}, on);
+}
+
 // c for `time` columns to come, and for `pending` ones before them.
 inline void require_conditioning(const StackShape& s, const Tensor& c, int64_t batch, int64_t time, int64_t pending,
-                                 On on = {}) {
+                                 bool grouped, On on = {}) {
     if (!s.cond_channels) {
         if (c) fail("c", "None: the stack has no conditioning", c.describe().c_str());
         return;
     }
-    require(c, "c", float32,
-            {batch, s.cond_channels, columns_of_c(s, time) + columns_of_c(s, pending) + s.cond_taps - 1}, on);
+    const int64_t columns = columns_of_c(s, time) + columns_of_c(s, pending) + s.cond_taps - 1;
+    require_columns(s, c, batch, columns, grouped, on);
 }
 
 // Panels of what `project` makes of a column of c.
@@ -178,7 +191,7 @@ struct StackCall {
                 fail("projected", "columns, one behind another, of what project made", projected.describe().c_str());
             params.panel_stride = projected.stride(1);
         } else {
-            require_conditioning(shape, c, batch, time, pending, on);
+            require_conditioning(shape, c, batch, time, pending, on.device == dlpack::kCPU, on);
         }
         if (shape.cond_taps > 1)
             require(interpolation, "interpolation", float32, {batch, columns, shape.cond_taps}, on);
@@ -207,6 +220,7 @@ struct StackCall {
         params.state = state.data<float>(), params.out = out.data<float>();
         params.time = time;
         params.cond_time = c ? c.size(2) : 0;
+        params.cond_group = group_of(c);
         params.out_time = out_time;
         params.pending = pending;
         params.last = last;
@@ -268,7 +282,7 @@ struct SamplerCall {
         require(noise, "noise", float32, {any, noise_channels, any}, on);
         const int64_t batch = noise.size(0), time = noise.size(2);
         require_weights(weights, shape, on);
-        require_conditioning(shape, c, batch, time, 0, on);
+        require_conditioning(shape, c, batch, time, 0, false, on);
         if (g) require(g, "g", float32, {batch, shape.layers, 2 * shape.gate}, on);
         if (softmax) require(table, "table", float32, {n}, on);
         if (forced) {

@@ -150,11 +150,12 @@ typedef bool (*Poll)(void* context);
 struct GatedStackParams {
     StackShape shape;
     const float* weights;
-    const float *x, *c, *interpolation, *g, *u, *y;  // (in, time), (C, cond_time), .., (L, 2G), (L, R), (out, out_time)
+    const float *x, *c, *interpolation, *g, *u, *y;  // (in, time), see below, .., (L, 2G), (L, R), (out, out_time)
     const float* projected;                          // (L gate_rows / 16, columns, 16), panels `panel_stride` apart
     int64_t panel_stride;
     float *state, *out;                 // out: (out, out_time)
     int64_t time, cond_time, out_time;  // allocated columns
+    int64_t cond_group;                 // c: (C / cond_group, cond_time, cond_group)
     int64_t pending;                    // <= look_ahead
     int64_t length;                     // valid columns, from -pending to time
     bool last;                          // no more columns will come
@@ -169,9 +170,9 @@ struct GatedStackParams {
 struct ProjectParams {
     StackShape shape;
     const float* weights;
-    const float *c, *g;  // (C, cond_time), (L, 2G)
+    const float *c, *g;  // (C / cond_group, cond_time, cond_group), (L, 2G)
     float* out;          // (L gate_rows / 16, cond_time, 16)
-    int64_t cond_time;
+    int64_t cond_time, cond_group;
     float* workspace;  // project_workspace(shape) floats
     Team* team;        // splits the layers; null: alone
     Poll poll;

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from fastwave.layers import GatedStack
-from fastwave.ops.gated_stack import GatedStackSpec, GatedStackWeights, gated_stack_ref
+from fastwave.ops.gated_stack import GatedStackSpec, GatedStackWeights, gated_stack_ref, ungrouped
 
 __all__ = [
     "Glow",
@@ -26,6 +26,7 @@ __all__ = [
     "affine_coupling",
     "coupling_stack",
     "flow_nll",
+    "phases",
     "squeeze",
     "unsqueeze",
 ]
@@ -33,7 +34,12 @@ __all__ = [
 
 def squeeze(x: Tensor, group: int) -> Tensor:
     """(batch, channels, time) -> (batch, channels * group, time / group); channel c * group + j holds phase j of c."""
-    return x.unflatten(2, (-1, group)).transpose(2, 3).flatten(1, 2)
+    return ungrouped(phases(x, group))
+
+
+def phases(x: Tensor, group: int) -> Tensor:
+    """(batch, channels, time) -> (batch, channels, time / group, group): ``squeeze`` without a copy, for a stack."""
+    return x.unflatten(2, (-1, group))
 
 
 def unsqueeze(x: Tensor, group: int) -> Tensor:

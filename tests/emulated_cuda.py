@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 from torch.utils.dlpack import from_dlpack, to_dlpack
 
+from fastwave.ops.gated_stack import ungrouped
+
 BUILD = Path(__file__).resolve().parent.parent / "build" / "cuda_on_cpu"
 
 
@@ -55,7 +57,8 @@ class Kernels:
     @staticmethod
     def gated_stack(spec, *, threads, projected, reverse, pending, last, **capsules):
         tensors = {name: None if capsule is None else from_dlpack(capsule) for name, capsule in capsules.items()}
-        x, c = tensors["x"], tensors["c"]
+        x, c = tensors["x"], ungrouped(tensors["c"])
+        tensors["c"] = None if c is None else c.contiguous()
         plan = cuda.gated_stack_plan(spec, max(1, len(x)), x.shape[-1], 0 if c is None else c.shape[-1], last, device=0)
         tensors["workspace"] = torch.full((plan["workspace"] // 4,), math.nan)
         cuda.gated_stack(spec, **on_cuda_all(tensors), reverse=reverse, pending=pending, last=last, stream=0)

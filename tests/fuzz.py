@@ -130,9 +130,13 @@ def valid_call(r: random.Random) -> Call:
     pending = r.randint(0, spec.look_ahead) if state is not None and not sampling else 0
     columns = -(-time // spec.cond_repeat) - (-pending // spec.cond_repeat) + spec.cond_taps - 1
     lengths = [r.randint(0, pending + time) for _ in range(batch)]
+    c = (spec.cond_channels, columns)
+    if not sampling and r.random() < 0.5:
+        group = math.gcd(spec.cond_channels, r.choice((1, 2, 3, 16)))
+        c = (spec.cond_channels // group, columns, group)
     tensors = {
         "weights": weights,
-        "c": torch.randn(batch, spec.cond_channels, columns) if spec.cond_channels else None,
+        "c": torch.randn(batch, *c) if spec.cond_channels else None,
         "g": maybe(r, lambda: torch.randn(batch, spec.layers, 2 * spec.gate_channels)),
         "lengths": maybe(r, lambda: torch.tensor(lengths, dtype=torch.int64)),
         "state": state,

@@ -268,6 +268,17 @@ OP_ERRORS = {
         stack(state=initial_state(SPEC, 2), reverse=True),
         "state must be None when running backwards, got a tensor",
     ),
+    "groups": (stack(c=torch.zeros(2, 1, 4, 3)), f"c {contiguous('float32', '(2, 1, 5, 3)')} float32 (2, 1, 4, 3)"),
+    "groups-uneven": (stack(c=torch.zeros(2, 2, 5, 2)), f"c {contiguous('float32', '(2, 3, 5)')} float32 (2, 2, 5, 2)"),
+    "groups-empty": (stack(c=torch.zeros(2, 3, 5, 0)), f"c {contiguous('float32', '(2, 3, 5)')} float32 (2, 3, 5, 0)"),
+    "project-groups": (
+        lambda: project(torch.zeros(2, 2, 5, 3), WEIGHTS, SPEC),
+        f"c {contiguous('float32', '(any, 1, any, 3)')} float32 (2, 2, 5, 3)",
+    ),
+    "sampler-groups": (
+        sample(c=torch.zeros(2, 1, 5, 3)),
+        f"c {contiguous('float32', '(2, 3, 5)')} float32 (2, 1, 5, 3)",
+    ),
     "threads": (stack(threads=0), "threads must be at least 1, got 0"),
     "noise-rank": (sample(noise=X[0]), "noise must be (batch, noise channels, samples), got (1, 10)"),
     "noise-channels": (sample(noise=torch.zeros(2, 3, 10)), f"noise {contiguous('float32', '(any, 1, any)')}"),

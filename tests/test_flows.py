@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from fastwave.flows import Glow, InverseStack, InvertibleConv, squeeze, unsqueeze
-from fastwave.ops.gated_stack import GatedStackSpec, gated_stack
+from fastwave.flows import Glow, InverseStack, InvertibleConv, phases, squeeze, unsqueeze
+from fastwave.ops.gated_stack import GatedStackSpec, gated_stack, ungrouped
 from fastwave.pack import pack_gated_stack
 
 
@@ -22,6 +22,7 @@ def test_squeeze():
     x = torch.arange(12).view(1, 2, 6)
     assert squeeze(x, 3).tolist() == [[[0, 3], [1, 4], [2, 5], [6, 9], [7, 10], [8, 11]]]
     assert torch.equal(squeeze(squeeze(x, 3), 1), squeeze(x, 3))
+    assert torch.equal(ungrouped(phases(x, 3)), squeeze(x, 3))
     for group in (1, 2, 3, 6):
         assert torch.equal(unsqueeze(squeeze(x, group), group), x)
 

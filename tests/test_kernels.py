@@ -382,6 +382,32 @@ def test_projected_conditioning_gives_the_same_bits(isa, shape, dtype):
                 assert torch.equal(gated_stack(x, weights, spec, projected=window, **named), expected)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", ["plain", "repeat", "centred", "interpolated"])
+def test_grouped_conditioning_gives_the_same_bits(stack_machine, shape, dtype):
+    """c as (batch, bands, columns, group), in place of what ``squeeze`` makes of it."""
+    skip_on_cuda(stack_machine, dtype)
+    run, emulated = stack_on(stack_machine), stack_machine in EMULATED
+    spec = GatedStackSpec(**(SMALL | SHAPES[shape] | dict(cond_channels=48)), dtype=dtype)
+    stack, _ = make_stack(spec)
+    weights = pack_gated_stack(stack.weights(), spec)
+    x, _, extras = make_inputs(spec, 40 if emulated else 250)
+    columns = make_inputs(spec, x.shape[2])[1].shape[2]
+    backwards = {} if spec.cond_taps > 1 else {"lengths": extras["lengths"], "reverse": True}
+    for group in (1, 3, 16, 48):
+        grouped = torch.randn(2, 48 // group, columns, group)
+        c = grouped.transpose(2, 3).reshape(2, 48, columns)
+        for named in (required(spec, extras), required(spec, extras) | backwards):
+            expected = run(x, weights, spec, c=c, **named)
+            assert torch.equal(run(x, weights, spec, c=grouped, **named), expected)
+            assert torch.equal(
+                gated_stack_ref(x, stack.weights(), spec, c=grouped, **named),
+                gated_stack_ref(x, stack.weights(), spec, c=c, **named),
+            )
+        if stack_machine in _cpu.isas() and spec.cond_taps == 1:
+            assert torch.equal(project(grouped, weights, spec), project(c, weights, spec))
+
+
 # residual, gate and skip channels; others
 SIZES = {
     "32/64/1": (32, 64, 1, dict(kernel_size=2, head_channels=(2,), head_relu=(False,))),

@@ -70,24 +70,39 @@ static void load_bias(float* bias, const StackShape& s, const LayerWeights* laye
     }
 }
 
-constexpr int64_t turned = 16;  // columns that are turned at once: a cache line of each channel
+constexpr int64_t turned = 16;  // columns that are turned at once, at the most: a cache line of each band
 
 // Floats between columns while they are turned: one behind another they would fall into the same set of a cache.
 FASTWAVE_INLINE int64_t turning(int64_t channels) { return padded(channels) + panel; }
 
-// words(i) <- column i of n, which are `step` (1 or -1) apart; channels stand `stride` apart. `columns` has room for
-// turned * turning(channels) floats.
+// A few floats; a call of memcpy would take longer than they do.
+FASTWAVE_INLINE void copy(float* to, const float* from, int64_t n) {
+    for (; n >= 8; n -= 8, to += 8, from += 8) memcpy(to, from, 8 * sizeof(float));
+    if (n & 4) memcpy(to, from, 4 * sizeof(float));
+    if (n & 2) memcpy(to + (n & 4), from + (n & 4), 2 * sizeof(float));
+    if (n & 1) to[n - 1] = from[n - 1];
+}
+
+// words(i) <- column i of n, which are `step` (1 or -1) apart. A column's channels are `group` neighbours of each band;
+// bands stand `stride` apart. `columns` has room for turned * turning(channels) floats.
 template <class T, class Words>
 static void load_columns(const Words& words, float* columns, const float* c, int64_t channels, int64_t stride,
-                         int64_t n, int64_t step = 1) {
-    const int64_t apart = turning(channels);
-    for (int64_t first = 0; first < n; first += turned) {
-        const int64_t count = n - first < turned ? n - first : turned;
-        for (int64_t ch = 0; ch < padded(channels); ++ch) {
-            const float* from = c + ch * stride + first * step;
-            for (int64_t i = 0; i < count; ++i) columns[i * apart + ch] = ch < channels ? from[i * step] : 0.f;
+                         int64_t n, int64_t step = 1, int64_t group = 1) {
+    const int64_t apart = turning(channels), line = (turned + group - 1) / group;  // columns in a cache line of a band
+    const int64_t fit = 4096 / channels, most = fit < line ? line : fit < turned ? fit : turned;
+    for (int64_t first = 0; first < n; first += most) {
+        const int64_t count = n - first < most ? n - first : most;
+        for (int64_t ch = 0; ch < channels; ch += group) {
+            const float* from = c + ch / group * stride + first * step * group;
+            if (group == 1)
+                for (int64_t i = 0; i < count; ++i) columns[i * apart + ch] = from[i * step];
+            else
+                for (int64_t i = 0; i < count; ++i) copy(columns + i * apart + ch, from + i * step * group, group);
         }
-        for (int64_t i = 0; i < count; ++i) T::round(words(first + i), columns + i * apart, channels);
+        for (int64_t i = 0; i < count; ++i) {
+            for (int64_t ch = channels; ch < padded(channels); ++ch) columns[i * apart + ch] = 0.f;
+            T::round(words(first + i), columns + i * apart, channels);
+        }
     }
 }
 

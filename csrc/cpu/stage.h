@@ -89,7 +89,8 @@ void Stage<T>::load_conditioning(int64_t start, int64_t columns) const {
     by_columns(from, end - from, [&](Columns keys) {
         load_columns<T>([&](int64_t i) { return buffers.cond.at(keys.first + i); },
                         own.cond_columns + keys.part * turned * turning(s.cond_channels),
-                        p.c + stack.cond_place(keys.first), s.cond_channels, p.cond_time, keys.n, p.reverse ? -1 : 1);
+                        p.c + stack.cond_place(keys.first) * p.cond_group, s.cond_channels, p.cond_time * p.cond_group,
+                        keys.n, p.reverse ? -1 : 1, p.cond_group);
     });
 }
 

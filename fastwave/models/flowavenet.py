@@ -24,7 +24,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from fastwave.flows import squeeze, unsqueeze
+from fastwave.flows import phases, squeeze, unsqueeze
 from fastwave.layers import GatedStack, Upsampler
 from fastwave.models.base import ConditionedConfig, ParallelModel, Run, Stage
 from fastwave.ops.gated_stack import GatedStackSpec, gated_stack_ref
@@ -211,13 +211,13 @@ class FloWaveNet(ParallelModel):
 
     def stages(self) -> list[Stage]:
         def condition(c: Tensor, group: int, half: int) -> Tensor:
-            return squeeze(c.chunk(2, 1)[half], group)
+            return phases(c.chunk(2, 1)[half], group)
 
         stages = []
         for i, block in reversed(list(enumerate(self.blocks, 1))):
             group = 2**i
             if block.prior is not None:
-                stages.append(Stage(stack=block.prior, group=group, condition=functools.partial(squeeze, group=group)))
+                stages.append(Stage(stack=block.prior, group=group, condition=functools.partial(phases, group=group)))
             for j, flow in reversed(list(enumerate(block.flows))):
                 half = functools.partial(condition, group=group, half=j % 2)
                 stages.append(Stage(stack=flow.coupling, group=group, condition=half))

@@ -11,7 +11,7 @@ from fastwave.audio import MelSpec
 from fastwave.flows import Glow, flow_nll, squeeze, unsqueeze
 from fastwave.layers import GatedStack
 from fastwave.models.base import ParallelModel, Run, Stage
-from fastwave.ops.gated_stack import GatedStackSpec
+from fastwave.ops.gated_stack import GatedStackSpec, ungrouped
 
 __all__ = ["GlowConfig", "GlowVocoder"]
 
@@ -107,7 +107,7 @@ class GlowVocoder(ParallelModel):
 
     def transform(self, wave: Tensor, conditioning: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """z, and each flow's log sigma and log-determinant of W (fastwave.flows.Glow)."""
-        return self.flow(squeeze(wave[:, None], self.config.group), self.stage_condition(conditioning))
+        return self.flow(squeeze(wave[:, None], self.config.group), ungrouped(self.stage_condition(conditioning)))
 
     def inverse(self, z: Tensor, mel: Tensor) -> Tensor:
         """The wave whose ``forward`` is z."""

@@ -17,7 +17,7 @@ import dataclasses
 import torch
 from torch import Tensor, nn
 
-from fastwave.flows import squeeze
+from fastwave.flows import phases
 from fastwave.models.glow import GlowConfig, GlowVocoder
 from fastwave.ops.gated_stack import GatedStackSpec
 
@@ -92,7 +92,7 @@ class WaveGlow(GlowVocoder):
         return -(-self.config.upsample_kernel // self.config.mel.hop_length) - 1, 0
 
     def stage_condition(self, conditioning: Tensor) -> Tensor:
-        return squeeze(conditioning, self.config.group)
+        return phases(conditioning, self.config.group)
 
 
 class Denoiser(nn.Module):

@@ -12,6 +12,7 @@ Training maximises the flow's likelihood of speech, and now and then draws z and
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 
@@ -19,7 +20,16 @@ import torch
 from torch import Tensor, nn
 
 from fastwave.audio import MelSpec
-from fastwave.flows import InverseStack, InvertibleConv, affine_coupling, coupling_stack, flow_nll, squeeze, unsqueeze
+from fastwave.flows import (
+    InverseStack,
+    InvertibleConv,
+    affine_coupling,
+    coupling_stack,
+    flow_nll,
+    phases,
+    squeeze,
+    unsqueeze,
+)
 from fastwave.layers import GatedStack
 from fastwave.losses import SpectralMelLoss
 from fastwave.models.base import ParallelModel, Run, Stage
@@ -173,8 +183,9 @@ class WGWaveNet(ParallelModel):
 
     def stages(self) -> list[Stage]:
         group, stages = self.config.group, []
+        condition = functools.partial(phases, group=group)
         for conv in reversed(self.convs):
-            stages.append(Stage(stack=self.coupling, group=group, condition=self.grouped))
+            stages.append(Stage(stack=self.coupling, group=group, condition=condition))
             stages.append(Stage(stack=InverseStack(conv), group=group, condition=None))
         return [*stages, Stage(stack=self.post_filter)]
 

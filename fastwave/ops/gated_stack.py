@@ -37,7 +37,7 @@ from fastwave.ops.custom import (
 )
 from fastwave.ops.rounding import DTYPES, rounded
 
-__all__ = ["GatedStackSpec", "GatedStackWeights", "gated_stack", "gated_stack_ref", "initial_state"]
+__all__ = ["GatedStackSpec", "GatedStackWeights", "gated_stack", "gated_stack_ref", "initial_state", "ungrouped"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -230,6 +230,11 @@ def _product(weight: Tensor, h: Tensor, bias: Tensor) -> Tensor:
     return torch.baddbmm(bias[:, None], weight.expand(len(h), -1, -1), h)
 
 
+def ungrouped(c: Tensor | None) -> Tensor | None:
+    """c with all its channels in one dimension."""
+    return c.transpose(2, 3).flatten(1, 2) if c is not None and c.dim() == 4 else c
+
+
 def _mask(lengths: Tensor | None, time: int) -> Tensor | None:
     """1 where a column is within its row's length, (batch, 1, time)."""
     return None if lengths is None else (torch.arange(time, device=lengths.device) < lengths[:, None])[:, None]
@@ -271,7 +276,8 @@ def gated_stack_ref(
 
     Args:
         x: (batch, in_channels, time).
-        c: (batch, cond_channels, ceil(time / cond_repeat) + cond_taps - 1), with cond_taps // 2 columns on either side.
+        c: (batch, cond_channels, ceil(time / cond_repeat) + cond_taps - 1), with cond_taps // 2 columns on either side;
+            or (batch, bands, columns, group): channel i * group + j is phase j of band i, as a flow squeezes it.
         g: (batch, L, 2G), a vector per row and layer (global conditioning).
         u: (batch, L, R), added to the convolution's input but not to the residual, nor to the padding.
         y: (batch, out_channels, time), what the epilogue transforms; x where absent.
@@ -304,6 +310,7 @@ def gated_stack_ref(
             )
         return out
     mask = _mask(lengths, time)
+    c = ungrouped(c)
 
     def reversed_(v: Tensor) -> Tensor:
         if lengths is None:
@@ -459,6 +466,7 @@ def _gated_stack_cuda(x, weights, *optional, threads, **named):
     tensors = dict(zip(OPTIONAL, optional, strict=True))
     if tensors.pop("projected") is not None:
         raise ValueError("projected must be None on cuda, got a tensor")
+    tensors["c"] = ungrouped(tensors["c"])
     lengths, columns = tensors["lengths"], named["pending"] + x.shape[-1]
     capturing = torch.cuda.is_current_stream_capturing()  # a graph: values cannot be read, and the kernel bounds them
     if lengths is not None and lengths.numel() and not capturing and not 0 <= lengths.min() <= lengths.max() <= columns:

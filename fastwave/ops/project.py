@@ -22,7 +22,7 @@ def project(c: Tensor, weights: Tensor, spec: GatedStackSpec, *, g: Tensor | Non
     """A_l c + b_l + g_l of every layer; other arguments as of gated_stack.
 
     Args:
-        c: (batch, cond_channels, columns).
+        c: (batch, cond_channels, columns), or (batch, bands, columns, group).
 
     Returns:
         (batch, panels, columns, 16), in the order in which the kernel reads it: what it is good for is gated_stack
@@ -42,7 +42,7 @@ def _project(c, weights, g, *, threads, **spec):
 
 
 def _fake_project(c, weights, g, *, threads, **spec):
-    if c.dim() != 3:
+    if c.dim() not in (3, 4):
         raise ValueError(f"c must be (batch, {spec['cond_channels']}, columns), got {tuple(c.shape)}")
     panels = len(spec["dilations"]) * 2 * -(-spec["gate_channels"] // 16)
     return c.new_empty(c.shape[0], panels, c.shape[2], 16)

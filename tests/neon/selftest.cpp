@@ -360,7 +360,7 @@ Floats run_stack(const StackShape& s, const Floats& packed, const Inputs& in, in
     p.out = out.data();
     p.time = p.out_time = p.length = in.time;
     p.last = true;
-    p.cond_time = in.cond_time;
+    p.cond_time = in.cond_time, p.cond_group = 1;
     p.workspace = space.data();
     Helpers helpers(threads);
     p.team = threads > 1 ? &helpers : nullptr;

@@ -29,7 +29,8 @@ void run(const ProjectParams& p) {
         const int64_t n = p.cond_time - first < chunk ? p.cond_time - first : chunk;
         const float* x[chunk];
         auto words = [&](int64_t i) { return buffers.cond + i * cond_words; };
-        load_columns<T>(words, buffers.columns, p.c + first, s.cond_channels, p.cond_time, n);
+        load_columns<T>(words, buffers.columns, p.c + first * p.cond_group, s.cond_channels, p.cond_time * p.cond_group,
+                        n, 1, p.cond_group);
         for (int64_t i = 0; i < n; ++i) x[i] = words(i);
         split(p.team, [&](int64_t part, int64_t parts) {
             for (int64_t l = part; l < s.layers; l += parts) {
