@@ -22,9 +22,10 @@ from fastwave.ops.custom import capsule
 from fastwave.ops.gated_stack import GatedStackSpec
 from fastwave.ops.rounding import DTYPES
 
-__all__ = ["Ceilings", "Work", "measure_ceilings", "sampler_work", "stack_work"]
+__all__ = ["Ceilings", "Cores", "Work", "computing", "measure_ceilings", "sampler_work", "stack_work"]
 
 USUAL_CACHES = {"l2": 2**20, "l3": 2**25}  # bytes, where the system does not tell
+OPERATIONS = 2 * 10**8  # of a thread's trial
 TRIALS = 30  # of a millisecond or a few; the best counts: whatever else the machine does only lowers a ceiling
 TRANSCENDENTAL = 20  # floating-point operations of an exp, a tanh or a sigmoid
 GROUP = 8  # rows of a batch that wavenet_sample takes in lockstep, at most
@@ -107,27 +108,38 @@ def find_caches() -> dict[str, int]:
     return caches or USUAL_CACHES
 
 
-def measure_ceilings(threads: int) -> Ceilings:
-    """Measures so many cores at once: multiply-adds on registers, and reads of half of each cache and of far more."""
-    barrier = threading.Barrier(threads)
-    cores = list(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+class Cores:
+    """Threads, each on a core of its own."""
 
-    def timed(run: Callable[[int], object], thread: int, core: int | None) -> tuple[float, float]:
+    def __init__(self, threads: int):
+        self.threads, self.pool, self.barrier = threads, ThreadPoolExecutor(threads), threading.Barrier(threads)
+        self.cores = list(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+
+    def seconds(self, run: Callable[[int], object]) -> float:
+        """From the first start of run(thread), on all of them at once, to the last end."""
+        on = random.sample(self.cores, self.threads) if self.threads <= len(self.cores) else [None] * self.threads
+        starts, ends = zip(*self.pool.map(functools.partial(self._timed, run), range(self.threads), on), strict=True)
+        return max(ends) - min(starts)
+
+    def _timed(self, run: Callable[[int], object], thread: int, core: int | None) -> tuple[float, float]:
         if core is not None:  # threads that wake each other are often left on one core for as short a time as this
             os.sched_setaffinity(0, {core})
-        barrier.wait()
+        self.barrier.wait()
         start = time.perf_counter()
         run(thread)
         return start, time.perf_counter()
 
-    def rate(run: Callable[[int], object], amount: float) -> float:
-        on = random.sample(cores, threads) if threads <= len(cores) else [None] * threads
-        starts, ends = zip(*pool.map(functools.partial(timed, run), range(threads), on), strict=True)
-        return threads * amount / (max(ends) - min(starts))
 
-    def computing(dtype: str) -> tuple[Callable[[int], object], float]:
-        rounds = 2 * 10**5
-        return lambda thread: _cpu.peak(rounds, dtype), 2 * _cpu.peak(rounds, dtype)
+def computing(dtype: str, operations: float) -> tuple[Callable[[int], object], int]:
+    """A run of about so many operations, multiply-adds on registers, and how many they are."""
+    a_round = 2 * _cpu.peak(1, dtype)
+    rounds = round(operations / a_round)
+    return lambda thread: _cpu.peak(rounds, dtype), rounds * a_round
+
+
+def measure_ceilings(threads: int) -> Ceilings:
+    """Measures so many cores at once: multiply-adds on registers, and reads of half of each cache and of far more."""
+    cores = Cores(threads)
 
     def reading(size: int) -> tuple[Callable[[int], object], float]:
         data, times = [torch.ones(size // 512 * 128) for _ in range(threads)], max(1, 2**28 // size)
@@ -137,11 +149,12 @@ def measure_ceilings(threads: int) -> Ceilings:
     first, *shared = caches
     sizes = {first: caches[first] // 2} | {level: caches[level] // 2 // threads for level in shared}
     sizes["memory"] = 8 * max(caches.values()) // threads
-    measures = {dtype: computing(dtype) for dtype in DTYPES} | {level: reading(size) for level, size in sizes.items()}
+    measures = {dtype: computing(dtype, OPERATIONS) for dtype in DTYPES}
+    measures |= {level: reading(size) for level, size in sizes.items()}
     best = dict.fromkeys(measures, 0.0)
-    with ThreadPoolExecutor(threads) as pool:
-        for _ in range(TRIALS):  # in turns, since another machine may have a share of a core for a while
-            best = {name: max(best[name], rate(*measure)) for name, measure in measures.items()}
+    for _ in range(TRIALS):  # in turns, since another machine may have a share of a core for a while
+        for name, (run, amount) in measures.items():
+            best[name] = max(best[name], threads * amount / cores.seconds(run))
     operations, bandwidth = ({name: best[name] for name in names} for names in (DTYPES, sizes))
     return Ceilings(threads=threads, operations=operations, caches=caches, bandwidth=bandwidth)
 
