@@ -88,7 +88,8 @@ FASTWAVE_INLINE void copy(float* to, const float* from, int64_t n) {
 template <class T, class Words>
 static void load_columns(const Words& words, float* columns, const float* c, int64_t channels, int64_t stride,
                          int64_t n, int64_t step = 1, int64_t group = 1) {
-    const int64_t apart = turning(channels), line = (turned + group - 1) / group;  // columns in a cache line of a band
+    // columns in a cache line of a band; in half of a first-level cache; and at once
+    const int64_t apart = turning(channels), line = (turned + group - 1) / group;
     const int64_t fit = 4096 / channels, most = fit < line ? line : fit < turned ? fit : turned;
     for (int64_t first = 0; first < n; first += most) {
         const int64_t count = n - first < most ? n - first : most;
