@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 import datetime
 import json
+import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,7 +38,7 @@ def log_likelihood(model: WaveNet, wave: Tensor, dtype: str) -> float:
     spec = dataclasses.replace(model.stack.spec, dtype=dtype)
     mel = audio.log_mel(wave[None], model.config.mel)
     frames = len(wave) // model.config.mel.hop_length
-    wave = wave[None, : frames * model.config.mel.hop_length]
+    wave = model.emphasis(wave[None, : frames * model.config.mel.hop_length])
     head = model.config.head_spec()
     table = model.distribution.decode_table() if head.distribution == "softmax" else None
     _, parameters = wavenet_sample(
@@ -51,7 +52,7 @@ def log_likelihood(model: WaveNet, wave: Tensor, dtype: str) -> float:
         forced=wave,
         return_parameters=True,
     )
-    return model.distribution.log_prob(parameters, wave).mean().item()
+    return model.distribution.log_prob(parameters, wave).mean().item() + math.log(model.emphasis.gain)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

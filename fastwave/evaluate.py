@@ -173,9 +173,9 @@ def log_likelihood(model: WaveNet, wave: Tensor) -> float:
     """Nats per sample that an autoregressive model gives a recording, (samples,) at its sample rate."""
     mel = audio.log_mel(wave[None], model.config.mel)
     frames = len(wave) // model.config.mel.hop_length
-    wave = wave[None, : frames * model.config.mel.hop_length]
+    wave = model.emphasis(wave[None, : frames * model.config.mel.hop_length])
     parameters = model(wave, model.with_context(mel[..., :frames]))
-    return model.distribution.log_prob(parameters, wave).mean().item()
+    return model.distribution.log_prob(parameters, wave).mean().item() + math.log(model.emphasis.gain)
 
 
 def evaluate_voice(voice: Vocoder | Model | GriffinLim, clips: Iterable[Clip], seed: int = 0) -> list[dict]:

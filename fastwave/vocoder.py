@@ -227,6 +227,7 @@ class _Stream:
         self.temperature, self.at, self.made = float(temperature), 0, 0
         self.lengths = None if lengths is None else lengths * vocoder.hop_length
         self.threads = vocoder._runner.threads(vocoder.threads, len(mel))
+        self.deemphasized = audio.Deemphasis(vocoder.model.emphasis)
         self.next = vocoder._runner.start(len(mel), vocoder.threads, speaker)
 
     @torch.inference_mode()
@@ -239,7 +240,7 @@ class _Stream:
             z = self.noise[..., start * rate : end * rate]
         self.at = end
         condition = functools.partial(self.condition, first=first, start=start, end=end)
-        wave = self.next(z, mel.float(), condition, self.lengths, self.temperature, last)
+        wave = self.deemphasized(self.next(z, mel.float(), condition, self.lengths, self.temperature, last))
         made, self.made = self.made, self.made + wave.shape[1]
         if self.lengths is not None:
             wave = wave.masked_fill(torch.arange(made, self.made) >= self.lengths[:, None], 0)

@@ -1,5 +1,6 @@
 """Metrics of generated speech, and the tables that they make."""
 
+import dataclasses
 import math
 import sys
 import types
@@ -209,6 +210,16 @@ def test_log_likelihood_is_that_of_the_loss():
     with torch.no_grad():
         expected = -model.loss(wave[None, :320], mel).item()
     assert evaluate.log_likelihood(model, wave) == pytest.approx(expected, rel=1e-5)
+
+    # a model of speech four times as loud that foretells the same is as likely
+    louder = models.WaveNet(dataclasses.replace(config, emphasis=audio.Emphasis(gain=4.0))).eval()
+    louder.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        louder.stack.front.weight /= 4
+        louder.stack.head[-1].weight[0] *= 4
+        louder.stack.head[-1].bias += louder.stack.head[-1].bias.new_tensor([0, math.log(4)])
+        louder.stack.head[-1].bias[0] *= 4
+    assert evaluate.log_likelihood(louder, wave) == pytest.approx(expected, rel=1e-5)
 
 
 class Copy:

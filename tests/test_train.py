@@ -13,7 +13,7 @@ import soundfile
 import torch
 
 from fastwave import audio, checkpoint, models
-from fastwave.audio import MelSpec
+from fastwave.audio import Emphasis, MelSpec
 from fastwave.models import ClariNetStudentConfig, WaveNetConfig
 from fastwave.train import loop
 from fastwave.train.data import Dataset, find_clips, select, standardized
@@ -183,6 +183,16 @@ def test_speech_is_as_loud_as_the_mel_says(clips):
         assert wave.abs().max().item() == pytest.approx(0.5)
         torch.testing.assert_close(wave, whole * (0.5 / whole.abs().max()))
         assert torch.equal(mel, audio.log_mel(whole[None], spec)[0])
+
+
+def test_speech_is_emphasised_as_a_whole(clips):
+    found, emphasis = find_clips(clips), Emphasis(coefficient=0.9, gain=2.0)
+    dataset = Dataset(found, SPEC, 12, emphasis=emphasis)
+    for i, clip in enumerate(found):
+        whole = audio.read(clip.path, 8000)
+        wave, mel = dataset.read(i)
+        assert torch.equal(wave, emphasis(whole[None])[0])
+        assert torch.equal(mel, audio.log_mel(whole[None], SPEC)[0])
 
 
 def test_batches_depend_on_seed_and_step_alone(clips):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import fastwave
 from fastwave import models
-from fastwave.audio import MelSpec
+from fastwave.audio import Emphasis, MelSpec
 from fastwave.models import ClariNetStudentConfig, WaveNetConfig
 from fastwave.threads import choose_threads
 
@@ -43,6 +43,10 @@ CONFIGS = {
     ),
     "student-zero": ClariNetStudentConfig(**STUDENT, upsample_scales=(16,), first_sample="zero"),
     "student-reversed": ClariNetStudentConfig(**STUDENT, upsample_scales=(16,), time_reversal=True),
+    "gaussian-emphasis": WaveNetConfig(**WAVENET, upsample_scales=(16,), emphasis=Emphasis(coefficient=0.9, gain=4.0)),
+    "student-emphasis": ClariNetStudentConfig(
+        **STUDENT, upsample_scales=(16,), emphasis=Emphasis(coefficient=0.97, gain=20.0)
+    ),
 }
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastwave import audio, checkpoint, noise
-from fastwave.audio import MelSpec
+from fastwave.audio import Emphasis, MelSpec
 from fastwave.layers import GatedStack
 from fastwave.ops.upsample import UpsampleSpec
 
@@ -34,6 +34,8 @@ class ConditionedConfig:
         upsampler: "transposed", "stretched" or "nearest" (fastwave.layers.Upsampler).
         upsample_scales, cond_repeat: frames are upsampled by each scale, then each column is repeated: together
             hop_length.
+        emphasis: of the speech that the model learns. Noise, samples and losses are of what it learns; what
+            ``generate`` returns is speech.
     """
 
     mel: MelSpec
@@ -44,6 +46,7 @@ class ConditionedConfig:
     upsample_context: int = 0
     upsample_context_conv: bool = False
     cond_repeat: int = 1
+    emphasis: Emphasis = audio.PLAIN
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "upsample_scales", tuple(self.upsample_scales))
@@ -75,6 +78,7 @@ class Model(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config = config
+        self.emphasis = getattr(config, "emphasis", audio.PLAIN)
 
     def save(self, folder: str | os.PathLike) -> None:
         """Writes config.json and model.safetensors into ``folder``."""
@@ -154,6 +158,14 @@ class Model(nn.Module):
         if not torch.isfinite(noise_tensor).all():
             raise ValueError("noise must be finite, got NaN or infinity")
         return noise_tensor.to(mel).reshape(shape)
+
+    def speech(self, samples: Tensor, lengths: Tensor | None) -> Tensor:
+        """Speech of the samples that the model made, (batch, frames * hop_length); zeros after ``lengths`` frames."""
+        wave = self.emphasis.undo(samples)
+        if lengths is None:
+            return wave
+        end = lengths * self.config.mel.hop_length
+        return wave.masked_fill(torch.arange(wave.shape[1], device=wave.device) >= end[:, None], 0)
 
 
 def check_temperature(temperature: float) -> None:
@@ -244,10 +256,7 @@ class ParallelModel(Model, abc.ABC):
         noise = self.noise(mel, noise, seed) * temperature
         conditioning = self.condition(mel, lengths)
         samples = None if lengths is None else lengths * self.config.mel.hop_length
-        wave = self.synthesize(noise, self.reference_run(conditioning, samples))[:, 0]
-        if samples is not None:
-            wave = wave.masked_fill(torch.arange(wave.shape[1], device=wave.device) >= samples[:, None], 0)
-        return wave
+        return self.speech(self.synthesize(noise, self.reference_run(conditioning, samples))[:, 0], lengths)
 
 
 def load(folder: str | os.PathLike) -> Model:

@@ -218,7 +218,7 @@ class WaveNet(Model):
         first = self.first_input()
         state = initial_sampler_state(self.stack.spec, len(mel), first, dtype=first.dtype)
         table = self.distribution.decode_table().to(first) if self.config.distribution == "softmax" else None
-        return wavenet_sample_ref(
+        samples, _ = wavenet_sample_ref(
             noise,
             self.stack.weights(),
             self.stack.spec,
@@ -229,4 +229,5 @@ class WaveNet(Model):
             table=table,
             temperature=temperature,
             lengths=None if lengths is None else lengths * self.config.mel.hop_length,
-        )[0]
+        )
+        return self.speech(samples, lengths)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fastwave import audio
-from fastwave.audio import MelSpec
+from fastwave.audio import Emphasis, MelSpec
 
 __all__ = ["Batches", "Clip", "Dataset", "Segments", "find_clips", "select", "standardized"]
 
@@ -124,13 +124,16 @@ class Dataset:
         spec: the model's front end.
         frames: length of a segment.
         context: frames of mel on either side of it, for a model that eats them.
+        emphasis: of the waves.
 
     Raises:
         ValueError: no clip is long enough.
     """
 
-    def __init__(self, clips: Sequence[Clip], spec: MelSpec, frames: int, context: int = 0):
-        self.spec, self.frames, self.context = spec, frames, context
+    def __init__(
+        self, clips: Sequence[Clip], spec: MelSpec, frames: int, context: int = 0, emphasis: Emphasis = audio.PLAIN
+    ):
+        self.spec, self.frames, self.context, self.emphasis = spec, frames, context, emphasis
         shortest = max(frames * spec.hop_length, spec.n_fft // 2 + 1)  # log_mel reflects n_fft / 2 samples
         self.clips = [clip for clip in clips if clip.length(spec.sample_rate) >= shortest]
         if not self.clips:
@@ -173,7 +176,7 @@ class Dataset:
         return Segments(torch.stack(waves), torch.stack(mels), [self.clips[clip].name for clip, _ in places])
 
     def read(self, index: int) -> tuple[Tensor, Tensor]:
-        """The clip's wave (samples,), as loud as the mel says, and mel (n_mels, 1 + samples // hop_length)."""
+        """The clip's wave (samples,), as loud as the mel says, emphasised; mel (n_mels, 1 + samples // hop_length)."""
         if index in self._cache:
             return self._cache[index]
         clip, rate = self.clips[index], self.spec.sample_rate
@@ -181,7 +184,7 @@ class Dataset:
         if len(wave) < clip.length(rate):
             raise ValueError(f"data must be whole audio files, got {str(clip.path)!r}, which breaks off")
         mel = audio.log_mel(wave[None], self.spec)[0]
-        wave = audio.peak_normalized(wave[None], self.spec)[0]
+        wave = self.emphasis(audio.peak_normalized(wave[None], self.spec))[0]
         if self._kept + len(wave) <= KEPT * rate:
             self._kept += len(wave)
             self._cache[index] = wave, mel

@@ -65,7 +65,7 @@ def run(training: TrainingOptions, quiet: bool = False) -> None:
         held_out, clips = select(clips, training.validation_clips)
         clips = [clip for clip in clips if clip.sample_rate >= training.min_sample_rate]
         model = training.make_model(clips).to(device)
-        segments = (model.config.mel, training.frames, model.context)
+        segments = (model.config.mel, training.frames, model.context, model.emphasis)
         train = Dataset(clips, *segments)
         validation = Dataset(held_out, *segments) if held_out else None
         if not quiet:
@@ -317,7 +317,7 @@ def _resume(
         weights = {name: (state["modules"][name], state["optimizers"][name]) for name in learners}
     except (RuntimeError, KeyError, TypeError, pickle.UnpicklingError):
         raise ValueError(f"out must hold a checkpoint of this command or none, got a corrupt {str(path)!r}") from None
-    if config != checkpoint.config_to_dict(model.config):
+    if not _same(config, model.config):
         raise ValueError(f"out must hold a checkpoint of the same configuration, got another in {str(path)!r}")
     given = objective.given()
     for name, mark in state.get("given", given).items():
@@ -336,6 +336,14 @@ def _resume(
         except (RuntimeError, ValueError):  # the configuration is the model's alone
             raise ValueError(f"out must hold a checkpoint with the same {name}, got another in {str(path)!r}") from None
     return step, seconds, state.get("means", {})
+
+
+def _same(values: dict, config) -> bool:
+    """Whether config_to_dict made ``values`` of ``config``, maybe before it had all its fields."""
+    try:
+        return checkpoint.config_from_dict(type(config), values) == config
+    except ValueError:
+        return False
 
 
 def _cut(log: Path, step: int) -> None:
