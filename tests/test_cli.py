@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import soundfile
+import test_kan_bayashi
 import torch
 from golden import Golden
 
@@ -331,13 +332,14 @@ def test_convert_a_student_then_vocode(run, recording, tmp_path):
 
 
 def test_convert_warns_of_what_it_leaves_out(run, tmp_path):
-    golden = "r9y9_wavenet_vocoder__gaussian_local"
-    path = export(tmp_path, golden, "sd.", "checkpoint.pth", {"postprocess": "inv_preemphasis"})
-    options = ["--source", "r9y9/wavenet_vocoder", "--hparams", tmp_path / "hparams.json"]
+    path = tmp_path / "checkpoint.pkl"
+    torch.save({"model": {"generator": Golden(test_kan_bayashi.GENERATOR, torch.float32).state_dict()}}, path)
+    (tmp_path / "hparams.json").write_text(json.dumps(test_kan_bayashi.CONFIG))
+    options = ["--source", "kan-bayashi/ParallelWaveGAN", "--hparams", tmp_path / "hparams.json"]
     status, _, err = run("convert", path, *options, "-o", tmp_path / "voice")
     assert status == 0
     (line,) = err.splitlines()
-    assert line.startswith("fastwave: warning: postprocess is not applied: ")
+    assert line.startswith("fastwave: warning: stats are not given: ")
 
 
 @pytest.mark.parametrize(

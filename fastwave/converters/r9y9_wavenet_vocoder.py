@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastwave.audio import MelSpec
+from fastwave.audio import Emphasis, MelSpec
 from fastwave.converters.live import LiveWaveNet
 from fastwave.converters.state_dict import Checkpoint, Hparams, expand, make
 from fastwave.models import WaveNet, WaveNetConfig
@@ -41,17 +40,12 @@ CONTEXT = {"upsampler.context.weight": "upsample_net.conv_in.weight"}
 
 SLOPES = {"none": 1.0, "ReLU": 0.0, "LeakyReLU": 0.01}  # of what follows a stage; LeakyReLU has its own negative_slope
 DISTRIBUTIONS = {"Logistic": "mixture_of_logistics", "Normal": "mixture_of_gaussians"}
+PREEMPHASIS = {"none": 0.0, "inv_preemphasis": 0.85}  # that ``postprocess`` undoes
 FIRST_CLASS = 127  # that incremental_forward starts from, whatever the number of classes
 
 
 def convert(checkpoint: Any, hparams: Hparams) -> WaveNet:
     """A WaveNet from a checkpoint and the flat keys of egs/*/conf/*.json (or the arguments of the peer's class)."""
-    for name, nothing in (("postprocess", ""), ("global_gain_scale", 1.0)):
-        if hparams.get(name, nothing) != nothing:
-            message = (
-                f"{name} is not applied: the model makes the waveform that it learned, which the peer undoes after it"
-            )
-            warnings.warn(message, stacklevel=3)
     return build(Checkpoint(checkpoint), hparams)
 
 
@@ -76,6 +70,7 @@ def build(checkpoint: Checkpoint, hparams: Hparams, dilations: Sequence[int] | N
     sizes = stack_sizes(checkpoint, hparams, dilations)
     sizes |= head_sizes(checkpoint, hparams)
     sizes |= upsampler_sizes(checkpoint, hparams, stages, context_conv)
+    sizes |= dict(emphasis=emphasis(hparams))
     model = make(WaveNet, WaveNetConfig(**sizes))
     checkpoint.load(model, table)
     with torch.no_grad():
@@ -156,6 +151,13 @@ def upsampler_sizes(checkpoint: Checkpoint, hparams: Hparams, stages: Mapping[in
         upsample_context=context,
         upsample_context_conv=context_conv,
     )
+
+
+def emphasis(hparams: Hparams) -> Emphasis:
+    """What is done to speech whose mel has been taken."""
+    gain = hparams.get("global_gain_scale", 1.0)
+    name = hparams.choose("postprocess", "none", PREEMPHASIS) if hparams.get("postprocess", "") else "none"
+    return Emphasis(coefficient=PREEMPHASIS[name], gain=gain if gain > 0 else 1.0)
 
 
 def slope(params: Hparams, places: Sequence[int], name: str) -> float:
