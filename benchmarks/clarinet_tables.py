@@ -43,7 +43,16 @@ SEEDS = 3
 TEST, VALIDATION = ("LJ001-0029", "LJ001-003[0-2]"), ("LJ001-002[5-8]",)
 OTHER_RATE = ("LJ050*",)  # published at 16 kHz
 
-TEACHER = dataclasses.replace(CONFIG, train_log_scale_min=-9.0)
+# Speech as it is, as the paper has it
+TEACHER = dataclasses.replace(
+    CONFIG,
+    emphasis=audio.PLAIN,
+    clamp=1.0,
+    train_log_scale_min=-9.0,
+    upsample_context=0,
+    upsample_context_conv=False,
+)
+OPTIMIZER = dict(optimizer="adam")  # the paper's
 # Table 1
 DISTRIBUTIONS = {
     "Gaussian": dict(distribution="gaussian"),
@@ -163,7 +172,7 @@ class Tables:
         size = dict.fromkeys(("residual_channels", "gate_channels", "skip_channels"), self.channels)
         dilations = [2 ** (i % 10) for i in range(self.layers)]
         config = dataclasses.replace(TEACHER, mel=self.mel(), dilations=dilations, **size | changes)
-        return self.train(TeacherTraining, f"{name} {seed}", config, self.steps, seed)
+        return self.train(TeacherTraining, f"{name} {seed}", config, self.steps, seed, **OPTIMIZER)
 
     def mel(self) -> MelSpec:
         """The teacher's front end, standardised with the training clips."""
@@ -173,8 +182,11 @@ class Tables:
     def clipping(self, name: str) -> dict:
         """The voice trained on, at a learning rate so low that it is calm where log-sigma is clipped high enough."""
         bound, dequantize = CLIPS[name]
-        config = dataclasses.replace(models.load(find_voice(VOICE)).config, train_log_scale_min=bound)
-        options = dict(interval=25, frames=32, learning_rate=2e-5, clip_norm=1e9, start=VOICE, dequantize=dequantize)
+        config = models.load(find_voice(VOICE)).config
+        config = dataclasses.replace(config, train_log_scale_min=bound + math.log(config.emphasis.gain))
+        options = OPTIMIZER | dict(
+            interval=25, frames=32, learning_rate=2e-5, clip_norm=1e9, start=VOICE, dequantize=dequantize
+        )
         data = dict(data=self.silenced(), exclude_clips=TEST)
         out = self.train(TeacherTraining, f"clip {name}", config, self.clipping_steps, **options, **data)
         curve = [[line[key] for key in ("step", "validation_loss", "gradient_norm")] for line in log_lines(out)]
@@ -234,11 +246,11 @@ def speech(voice: Vocoder | GriffinLim, clips: Sequence[Clip]) -> dict:
 
 @torch.inference_mode()
 def parameters(model: WaveNet, clip: Clip) -> tuple[Tensor, Tensor]:
-    """A clip (1, samples), and the model's parameters of its samples."""
+    """A clip (1, samples) as the model learns it, and the model's parameters of its samples."""
     spec = model.config.mel
     wave = audio.read(clip.path, spec.sample_rate)[None]
     mel = audio.log_mel(wave, spec)[..., : wave.shape[1] // spec.hop_length]
-    wave = wave[:, : mel.shape[2] * spec.hop_length]
+    wave = model.emphasis(wave)[:, : mel.shape[2] * spec.hop_length]
     return wave, model(wave, model.with_context(mel))
 
 
@@ -259,18 +271,19 @@ def likelihood(out: Path, clips: Sequence[Clip]) -> dict:
             model.distribution.log_prob(p, x, bound).mean().item()
             for x, p in (parameters(model, clip) for clip in clips)
         ]
-        values[name] = statistics.mean(of_clips) - math.log(width)
+        values[name] = statistics.mean(of_clips) + math.log(c.emphasis.gain / width)
     if c.distribution == "softmax":
         values["bits"] = (math.log(1 / width) - values["nats"]) / math.log(2)
     return values
 
 
 def log_sigmas(out: Path, clips: Sequence[Clip]) -> dict[str, list[float]]:
-    """The histogram of a Gaussian's log sigma over all clips."""
+    """The histogram of a Gaussian's log sigma over all clips, of speech as it is."""
     if not (out / "model").is_dir():
         return {}
     model = models.load(out / "model")
-    return {"log_sigma": histogram([parameters(model, clip)[1][:, 1] for clip in clips])}
+    shift = math.log(model.emphasis.gain)
+    return {"log_sigma": histogram([parameters(model, clip)[1][:, 1] - shift for clip in clips])}
 
 
 @torch.inference_mode()

@@ -49,6 +49,8 @@ def options(tmp_path):
             for seed, clip in enumerate(["a.wav", "b.flac", "c.wav"]):
                 audio.write(folder / clip, tone(4000 + 777 * seed, seed), config.mel.sample_rate)
         values = {"out": tmp_path / out, "steps": 6, "interval": 1, "batch": 4, "frames": 80, "precision": "float32"}
+        if name == "teacher":  # SOAP magnifies roundings: eigenvectors of like eigenvalues may be any mixture of them
+            values["optimizer"] = "adam"
         return tiny(KINDS[name], config, folder, **(values | changes))
 
     return make
@@ -220,7 +222,7 @@ def test_torchrun_has_the_loss_curve_of_one_process(options, tmp_path):
     training = options("teacher", "pair", validation_clips=("b",), steps=10, learning_rate=1e-2, ema=0.5)
     arguments = ["--data", training.data, "--config", training.config, "--out", training.out, "--validation-clips", "b"]
     arguments += ["--steps", 10, "--interval", 1, "--batch", 4, "--frames", 80, "--precision", "float32"]
-    arguments += ["--learning-rate", 1e-2, "--ema", 0.5]
+    arguments += ["--learning-rate", 1e-2, "--ema", 0.5, "--optimizer", "adam"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*torchrun, "-m", "fastwave.cli", "train", "teacher", *arguments]
     done = subprocess.run([str(word) for word in command], timeout=120, capture_output=True, text=True)

@@ -18,6 +18,7 @@ from fastwave import checkpoint, models
 from fastwave.models import Model
 from fastwave.train import processes
 from fastwave.train.data import Clip, standardized
+from fastwave.train.soap import SOAP
 from fastwave.vocoder import find_voice
 
 __all__ = ["HalvingTraining", "Learner", "Objective", "Training", "TrainingOptions"]
@@ -46,8 +47,7 @@ class Objective:
 
     def __init__(self, model: Model, training: TrainingOptions):
         self.model, self.training = model, training
-        adam = torch.optim.Adam(model.parameters(), lr=training.learning_rate)
-        self.learners = {"model": Learner(model, adam, training.clip_norm)}
+        self.learners = {"model": Learner(model, training.make_optimizer(model), training.clip_norm)}
 
     def losses(self, wave: Tensor, mel: Tensor, step: int) -> Iterator[tuple[str, Tensor]]:
         """Names of learners and their losses; each learner is updated before the next loss is asked for.
@@ -139,6 +139,9 @@ class TrainingOptions(abc.ABC):
     def rate(self, step: int) -> float:
         """The learning rate of the update that follows ``step`` updates."""
 
+    def make_optimizer(self, model: Model) -> torch.optim.Optimizer:
+        return torch.optim.Adam(model.parameters(), lr=self.learning_rate)
+
     def model_config(self, clips: Sequence[Clip]):
         """That in the file ``config``, that of ``start``, or the preset with the statistics of ``clips``."""
         if self.config is None and self.start is not None:
@@ -203,10 +206,17 @@ class Training(TrainingOptions):
     Attributes:
         warmup: steps over which the learning rate rises.
         final_rate: the learning rate's end, as a fraction of its highest.
+        optimizer: "adam", or "soap" (fastwave.train.soap).
     """
 
     warmup: int = 200
     final_rate: float = 0.05
+    optimizer: Literal["adam", "soap"] = "adam"
+
+    def make_optimizer(self, model: Model) -> torch.optim.Optimizer:
+        if self.optimizer == "adam":
+            return super().make_optimizer(model)
+        return SOAP(model.parameters(), lr=self.learning_rate)
 
     def rate(self, step: int) -> float:
         rise = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
