@@ -63,7 +63,7 @@ class Emphasis:
     is (Tachibana et al., 2018). By default the model learns speech as it is.
 
     Raises:
-        ValueError: coefficient not from 0 to below 1, gain not above 0.
+        ValueError: coefficient not from 0 to 0.999, gain not above 0.
     """
 
     coefficient: float = 0.0
@@ -72,8 +72,8 @@ class Emphasis:
     def __post_init__(self) -> None:
         for name in ("coefficient", "gain"):
             _check_number(f"emphasis {name}", getattr(self, name))
-        if not 0 <= self.coefficient < 1:
-            _fail("emphasis coefficient", "from 0 to below 1", self.coefficient)
+        if not 0 <= self.coefficient <= 0.999:  # what undoes it remembers 2^15 samples then
+            _fail("emphasis coefficient", "from 0 to 0.999", self.coefficient)
         if self.gain <= 0:
             _fail("emphasis gain", "above 0", self.gain)
 

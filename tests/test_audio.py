@@ -123,8 +123,8 @@ def test_deemphasis_in_chunks_is_the_same_to_the_bit(sizes):
 @pytest.mark.parametrize(
     ("field", "value", "expected"),
     [
-        ("coefficient", 1.0, "from 0 to below 1"),
-        ("coefficient", -0.1, "from 0 to below 1"),
+        ("coefficient", 0.9999, "from 0 to 0.999"),
+        ("coefficient", -0.1, "from 0 to 0.999"),
         ("coefficient", math.nan, "finite"),
         ("gain", 0.0, "above 0"),
         ("gain", "4", "finite"),
