@@ -150,18 +150,19 @@ def make_objective(folder, config=STUDENT, **changes) -> Distillation:
 
 
 def test_the_loss_of_a_step(tmp_path):
-    """KL_reg(q || p), or the other way round, plus the weighted STFT and power losses, of one sample z."""
+    """KL_reg(q || p), or the other way round, plus the weighted STFT and power losses of speech, of one sample z."""
     wave, mel = 0.1 * randn(2, 1600).float(), randn(2, 6, 100).float()
-    for kl in ("reverse", "forward"):
-        objective = make_objective(tmp_path, kl=kl, stft="ksw0306", stft_weight=0.5, power_weight=0.25, regularizer=2.0)
+    for kl, emphasis in (("reverse", audio.PLAIN), ("forward", audio.Emphasis(coefficient=0.9, gain=4.0))):
+        options = dict(kl=kl, stft="ksw0306", stft_weight=0.5, power_weight=0.25, regularizer=2.0)
+        objective = make_objective(tmp_path, dataclasses.replace(STUDENT, emphasis=emphasis), **options)
         torch.manual_seed(3)
         ((name, loss),) = objective.losses(wave, mel, 0)
         torch.manual_seed(3)
         x, *q = objective.model(torch.randn_like(wave), mel)
         p = objective.teacher(x, mel).unbind(1)
-        stft = STFTMagnitudeLoss.ksw0306()
+        stft, speech = STFTMagnitudeLoss.ksw0306(), (emphasis.undo(x), emphasis.undo(wave))
         expected = regularized_kl(*(q + list(p) if kl == "reverse" else list(p) + q), weight=2.0)
-        expected = expected + 0.5 * stft(x, wave) + 0.25 * stft.power(x, wave)
+        expected = expected + 0.5 * stft(*speech) + 0.25 * stft.power(*speech)
         assert name == "model"
         torch.testing.assert_close(loss, expected)
         torch.testing.assert_close(sum(objective.terms.values()), loss)
@@ -169,8 +170,8 @@ def test_the_loss_of_a_step(tmp_path):
         torch.testing.assert_close(objective.terms["kl"], gaussian_kl(*first, *second).mean())
         gap = (q[1] - p[1]).square().mean()
         torch.testing.assert_close(objective.terms["regularizer"], 2 * gap, rtol=1e-4, atol=1e-6)
-        torch.testing.assert_close(objective.terms["stft"], 0.5 * stft(x, wave))
-        torch.testing.assert_close(objective.terms["power"], 0.25 * stft.power(x, wave))
+        torch.testing.assert_close(objective.terms["stft"], 0.5 * stft(*speech))
+        torch.testing.assert_close(objective.terms["power"], 0.25 * stft.power(*speech))
 
 
 def test_a_first_sample_that_is_given_has_no_divergence(tmp_path):

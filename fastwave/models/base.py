@@ -34,7 +34,7 @@ class ConditionedConfig:
         upsampler: "transposed", "stretched" or "nearest" (fastwave.layers.Upsampler).
         upsample_scales, cond_repeat: frames are upsampled by each scale, then each column is repeated: together
             hop_length.
-        emphasis: of the speech that the model learns. Noise, samples and losses are of what it learns; what
+        emphasis: of the speech that the model learns. Noise, samples and densities are of what it learns; what
             ``generate`` returns is speech.
     """
 

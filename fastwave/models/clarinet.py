@@ -147,7 +147,7 @@ class ClariNetStudent(ParallelModel):
         return mu, log_sigma
 
     def loss(self, wave: Tensor, mel: Tensor) -> Tensor:
-        """Multi-resolution STFT distance between a sample and the recording, (batch, frames * hop_length)."""
+        """Multi-resolution STFT distance, as speech, of a sample from the recording, (batch, frames * hop_length)."""
         self.check_fit("wave", wave, mel)
         x, _, _ = self(torch.randn_like(wave), mel)
-        return self.stft_loss(x.float(), wave)
+        return self.stft_loss(self.emphasis.undo(x.float()), self.emphasis.undo(wave))

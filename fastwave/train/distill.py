@@ -72,12 +72,13 @@ class Distillation(Objective):
         x, q, p = self.densities(wave, mel)
         first, second = (q, p) if training.kl == "reverse" else (p, q)
         divergence = regularized_kl(*first, *second, training.regularizer, training.log_sigma_min)
-        stft = training.stft_weight * self.stft_loss(x, wave)
+        speech = self.model.emphasis.undo(x), self.model.emphasis.undo(wave)
+        stft = training.stft_weight * self.stft_loss(*speech)
         kl = gaussian_kl(*first, *second, training.log_sigma_min).mean()
         self.terms = {"kl": kl, "regularizer": divergence - kl, "stft": stft}
         loss = divergence + stft
         if training.power_weight:
-            self.terms["power"] = training.power_weight * self.stft_loss.power(x, wave)
+            self.terms["power"] = training.power_weight * self.stft_loss.power(*speech)
             loss = loss + self.terms["power"]
         yield "model", loss
 
