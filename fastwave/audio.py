@@ -60,7 +60,8 @@ class Emphasis:
     """What a model makes of speech x before it learns it: gain (x[t] - coefficient x[t - 1]).
 
     A model's errors are about as loud at all frequencies, and speech is not: undone, pre-emphasis shapes them as speech
-    is (Tachibana et al., 2018). By default the model learns speech as it is.
+    is (Tachibana et al., 2018). By default the model learns speech as it is. A softmax and a mixture of logistics know
+    amplitudes up to 1 alone: for them the gain must keep speech there.
 
     Raises:
         ValueError: coefficient not from 0 to 0.999, gain not above 0.
