@@ -72,3 +72,5 @@ def test_its_state_is_saved_and_loaded():
     second.load_state_dict(first.state_dict())
     descend(second, lambda: loss(stopped), 14)
     assert torch.equal(whole, stopped)
+    with pytest.raises(ValueError, match="state_dict must be of SOAP, got another optimiser's"):
+        second.load_state_dict(torch.optim.Adam([stopped]).state_dict())

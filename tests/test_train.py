@@ -326,6 +326,17 @@ def test_an_interrupted_run_ends_like_another(options, kind, monkeypatch, tmp_pa
     assert torch.load(pieces.out / "checkpoint.pt", weights_only=True)["step"] == 6
 
 
+@pytest.mark.parametrize("first", ["adam", "soap"])
+def test_a_run_goes_on_with_its_own_optimizer(options, first):
+    training = options(optimizer=first)
+    loop.run(dataclasses.replace(training, minutes=1e-9), quiet=True)
+    before = (training.out / "checkpoint.pt").read_bytes()
+    other = dataclasses.replace(training, optimizer={"adam": "soap", "soap": "adam"}[first])
+    with pytest.raises(ValueError, match="out must hold a checkpoint with the same optimizer, got another in"):
+        loop.run(other, quiet=True)
+    assert (training.out / "checkpoint.pt").read_bytes() == before
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(options, monkeypatch):
     training = options(data=options().data / "more", interval=1)
     unchanged = models.WaveNet.loss

@@ -57,7 +57,9 @@ class Distillation(Objective):
 
     def given(self) -> dict[str, str]:
         weights = self.teacher.state_dict().values()
-        return {"teacher": hashlib.sha256(b"".join(weight.cpu().numpy().tobytes() for weight in weights)).hexdigest()}
+        return super().given() | {
+            "teacher": hashlib.sha256(b"".join(weight.cpu().numpy().tobytes() for weight in weights)).hexdigest()
+        }
 
     def densities(self, wave: Tensor, mel: Tensor) -> tuple[Tensor, Sequence[Tensor], Sequence[Tensor]]:
         """A sample x (batch, samples), and (mu, log_sigma) of q and of p; not of a first sample that is always 0."""

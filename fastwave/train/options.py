@@ -65,7 +65,7 @@ class Objective:
 
     def given(self) -> dict[str, str]:
         """Options, by name, whose content makes a run, and marks of that content: it must be there again to go on."""
-        return {}
+        return {"optimizer": type(self.learners["model"].optimizer).__name__}
 
     def histograms(self, wave: Tensor, mel: Tensor) -> dict[str, Tensor]:
         """What TensorBoard shows the distribution of, by name."""

@@ -34,6 +34,12 @@ class SOAP(torch.optim.Optimizer):
     ):
         super().__init__(parameters, {"lr": lr, "betas": betas, "eps": eps, "period": period})
 
+    def load_state_dict(self, state_dict: dict) -> None:
+        """ValueError where another optimiser's is given."""
+        if any("period" not in group for group in state_dict["param_groups"]):
+            raise ValueError("state_dict must be of SOAP, got another optimiser's")
+        super().load_state_dict(state_dict)
+
     @torch.no_grad()
     def step(self) -> None:
         for group in self.param_groups:
