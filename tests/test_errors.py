@@ -100,6 +100,10 @@ VOCODER_ERRORS = {
         lambda: make().loss(wave, mel, past=wave[:, 1:]),
         "past must be (2, 64), as mel has 4 frames, got (2, 63)",
     ),
+    "training-beta": (
+        lambda: make(distribution="mixture_of_gaussians", components=2).loss(wave, mel, beta=0.5),
+        "beta must be 0 where the distribution is 'mixture_of_gaussians', got 0.5",
+    ),
     "hop": (
         lambda: WaveNetConfig(**(WAVENET | {"upsample_scales": (3,)})),
         "upsample_scales and cond_repeat must multiply to hop_length 16, got 3",

@@ -379,6 +379,8 @@ def test_output(options, capsys):
         ({"clip_norm": math.nan}, "clip_norm must be above 0, got nan"),
         ({"minutes": -1.0}, "minutes must be above 0, got -1.0"),
         ({"input_noise": -0.1}, "input_noise must be at least 0, got -0.1"),
+        ({"beta": 1.5}, "beta must be from 0 to 1, got 1.5"),
+        ({"beta": math.nan}, "beta must be from 0 to 1, got nan"),
         ({"warmup": -1}, "warmup must be at least 0, got -1"),
         ({"final_rate": 2.0}, "final_rate must be from 0 to 1, got 2.0"),
         ({"seed": -1}, "seed must be from 0 to 2**31 - 1, got -1"),
@@ -470,7 +472,7 @@ def test_dequantization(options):
     wave, mel = 0.1 * torch.randn(2, 1600), torch.randn(2, 6, 100)
     model = models.WaveNet(TEACHER)
     read = []
-    model.loss = lambda wave, mel, past: read.append(wave) or torch.zeros(())
+    model.loss = lambda wave, mel, past, beta: read.append(wave) or torch.zeros(())
     for dequantize in (False, True):
         list(TeacherTraining.objective(model, options(dequantize=dequantize)).losses(wave, mel, 0))
     assert torch.equal(read[0], wave)
@@ -482,7 +484,7 @@ def test_input_noise(options):
     """What the model reads is noisy, at a level of each row's own, and what it predicts is not."""
     wave, mel = 0.1 * torch.randn(400, 1600), torch.randn(400, 6, 100)
     model, read = models.WaveNet(TEACHER), []
-    model.loss = lambda wave, mel, past: read.append((wave, past)) or torch.zeros(())
+    model.loss = lambda wave, mel, past, beta: read.append((wave, past)) or torch.zeros(())
     for level in (0.0, 0.03):
         list(TeacherTraining.objective(model, options(input_noise=level)).losses(wave, mel, 0))
     assert torch.equal(read[0][1], wave) and torch.equal(read[1][0], wave)
@@ -497,3 +499,25 @@ def test_the_past_that_a_wavenet_reads():
     past = 0.1 * torch.randn(2, 160)
     expected = -model.distribution.log_prob(model(past, mel), wave, model.config.train_log_scale_min).mean()
     assert torch.equal(model.loss(wave, mel, past=past), expected)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
+def test_a_gaussian_loss_weighted_by_sigma(beta):
+    """Seitzer et al. (2022): by the mean, the gradient of a sample is sigma^(2 beta - 2) (mean - x), of log sigma
+    sigma^(2 beta) (1 - ((x - mean) / sigma)^2); here of a mean over the samples, weighted."""
+    model, wave, mel = models.WaveNet(TEACHER), torch.randn(2, 160), torch.randn(2, 6, 10)
+    parameters = torch.randn(2, 2, 160, requires_grad=True)
+    model.forward = lambda *_: parameters
+    (gradient,) = torch.autograd.grad(model.loss(wave, mel, beta=beta), parameters)
+    mean, log_sigma = parameters.detach().double().unbind(1)
+    weight, error = (2 * beta * log_sigma).exp(), (wave - mean) * (-log_sigma).exp()
+    expected = torch.stack([-weight * error * (-log_sigma).exp(), weight * (1 - error.square())], 1) / weight.sum()
+    torch.testing.assert_close(gradient.double(), expected, rtol=1e-5, atol=1e-8)
+
+
+def test_a_run_takes_beta(options, tmp_path):
+    losses = []
+    for beta in (0.0, 0.5):
+        loop.run(options(out=tmp_path / str(beta), beta=beta, steps=2), quiet=True)
+        losses.append(log_lines(tmp_path / str(beta))[-1]["loss"])
+    assert losses[0] != losses[1]

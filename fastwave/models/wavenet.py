@@ -178,18 +178,36 @@ class WaveNet(Model):
         delayed = torch.cat([first, self.encode(wave)[..., :-1]], -1)
         return self.network(delayed, self.upsampler(mel), speaker)
 
-    def loss(self, wave: Tensor, mel: Tensor, speaker: Tensor | None = None, *, past: Tensor | None = None) -> Tensor:
+    def loss(
+        self,
+        wave: Tensor,
+        mel: Tensor,
+        speaker: Tensor | None = None,
+        *,
+        past: Tensor | None = None,
+        beta: float = 0.0,
+    ) -> Tensor:
         """Negative log-likelihood in nats per sample; log-scales clipped from below (ClariNet, appendix A).
 
-        past: (batch, samples) that the model reads as what came before; ``wave`` where None.
+        Args:
+            past: (batch, samples) that the model reads as what came before; ``wave`` where None.
+            beta: of a Gaussian: the mean over the samples is weighted by sigma^(2 beta), which has no gradient of its
+                own (Seitzer et al., 2022).
         """
+        if beta and self.config.distribution != "gaussian":
+            raise ValueError(f"beta must be 0 where the distribution is {self.config.distribution!r}, got {beta}")
         past = wave if past is None else past
         self.check_fit("wave", wave, mel)
         self.check_fit("past", past, mel)
         parameters = self(past, mel, speaker)
         if wave.dtype == torch.float32:
             parameters = parameters.float()
-        return -self.distribution.log_prob(parameters, wave, self.config.train_log_scale_min).mean()
+        log_scale_min = self.config.train_log_scale_min
+        log_prob = self.distribution.log_prob(parameters, wave, log_scale_min)
+        if not beta:
+            return -log_prob.mean()
+        weight = (2 * beta * parameters[:, 1].detach().clamp(min=log_scale_min)).exp()
+        return -(weight * log_prob).sum() / weight.sum()
 
     @torch.inference_mode()
     def generate(

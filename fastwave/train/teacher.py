@@ -55,7 +55,7 @@ class MaximumLikelihood(Objective):
     def losses(self, wave: Tensor, mel: Tensor, step: int) -> Iterator[tuple[str, Tensor]]:
         if self.training.dequantize:
             wave = wave + QUANTUM * torch.rand_like(wave)
-        yield "model", self.model.loss(wave, mel, past=self.past(wave))
+        yield "model", self.model.loss(wave, mel, past=self.past(wave), beta=self.training.beta)
 
     def past(self, wave: Tensor) -> Tensor:
         """wave, and to each row white noise; its level's logarithm is uniform."""
@@ -83,6 +83,9 @@ class TeacherTraining(Training):
         input_noise: the highest standard deviation of white noise in the samples that the model reads, not in those
             that it predicts; the lowest is a hundredth of it. When it samples it reads its own, which are noisier than
             recordings (LPCNet, Valin and Skoglund, 2019, has such noise in training).
+        beta: of a Gaussian: each sample counts sigma^(2 beta) times, from 0 to 1. The gradient of the mean is
+            proportional to 1 / sigma, so that quiet speech drowns loud speech in it; with 0.5 they weigh the same
+            (Seitzer et al., 2022).
     """
 
     learning_rate: float = 2e-3
@@ -90,11 +93,14 @@ class TeacherTraining(Training):
     optimizer: Literal["soap", "adam"] = "soap"
     dequantize: bool = False
     input_noise: float = 0.0
+    beta: float = 0.0
 
     def check(self) -> None:
         super().check()
         if not 0 <= self.input_noise < math.inf:
             raise ValueError(f"input_noise must be at least 0, got {self.input_noise}")
+        if not 0 <= self.beta <= 1:
+            raise ValueError(f"beta must be from 0 to 1, got {self.beta}")
 
     model_class = WaveNet
     preset = CONFIG
