@@ -174,6 +174,15 @@ def test_the_loss_of_a_step(tmp_path):
         torch.testing.assert_close(objective.terms["power"], 0.25 * stft.power(*speech))
 
 
+def test_the_students_own_stft_loss(tmp_path):
+    wave, mel = 0.1 * randn(2, 1600).float(), randn(2, 6, 100).float()
+    objective = make_objective(tmp_path, stft="multi_resolution", stft_weight=3.0)
+    torch.manual_seed(3)
+    list(objective.losses(wave, mel, 0))
+    torch.manual_seed(3)
+    torch.testing.assert_close(objective.terms["stft"], 3 * objective.model.loss(wave, mel))
+
+
 def test_a_first_sample_that_is_given_has_no_divergence(tmp_path):
     """Its sigma is 0."""
     wave, mel = 0.1 * randn(2, 1600).float(), randn(2, 6, 100).float()
@@ -276,6 +285,10 @@ def test_learns_from_speech(tmp_path, teacher, kl):
         ({"config": "student-1.json"}, "config must have the teacher's mel"),
         ({"config": "student-1.json", "start": "lj"}, "config must be absent where there is a start"),
         ({"stft_weight": -1.0}, "stft_weight must be at least 0, got -1.0"),
+        (
+            {"stft": "multi_resolution", "power_weight": 1.0},
+            "power_weight must be 0 where stft is multi_resolution, got 1.0",
+        ),
         ({"log_sigma_min": "-inf"}, "log_sigma_min must be finite, got -inf"),
         ({"frames": 64}, "segments of speech must have more than 1024 samples, for frames of 2048, got 1024"),
     ],

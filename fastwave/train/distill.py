@@ -51,9 +51,12 @@ class Distillation(Objective):
         self.teacher = training.make_teacher().to(device).requires_grad_(False)
         model.upsampler.load_state_dict(self.teacher.upsampler.state_dict())
         model.upsampler.requires_grad_(False)
-        rate = model.config.mel.sample_rate
-        stft = STFTMagnitudeLoss.clarinet(rate) if training.stft == "clarinet" else STFTMagnitudeLoss.ksw0306()
-        self.stft_loss = stft.to(device)
+        stft = {
+            "clarinet": STFTMagnitudeLoss.clarinet(model.config.mel.sample_rate),
+            "ksw0306": STFTMagnitudeLoss.ksw0306(),
+            "multi_resolution": model.stft_loss,
+        }
+        self.stft_loss = stft[training.stft].to(device)
 
     def given(self) -> dict[str, str]:
         weights = self.teacher.state_dict().values()
@@ -100,7 +103,8 @@ class DistillationTraining(Training):
         kl: "reverse": KL(q || p); "forward": KL(p || q) (Eq. 11).
         regularizer: lambda of Eq. 10.
         log_sigma_min: both log sigmas are bounded below here in the KL, not in the regulariser.
-        stft: the STFT loss: "clarinet": the paper's; "ksw0306": that of ksw0306/ClariNet.
+        stft: the STFT loss: "clarinet": the paper's; "ksw0306": that of ksw0306/ClariNet; "multi_resolution": the
+            student's own (Parallel WaveGAN, Yamamoto et al., 2020, Eq. 6), which has no power loss beside it.
         stft_weight: its coefficient.
         power_weight: coefficient of the power loss (van den Oord et al., 2018).
     """
@@ -112,7 +116,7 @@ class DistillationTraining(Training):
     kl: Literal["reverse", "forward"] = "reverse"
     regularizer: float = 4.0
     log_sigma_min: float = -6.0
-    stft: Literal["clarinet", "ksw0306"] = "clarinet"
+    stft: Literal["clarinet", "ksw0306", "multi_resolution"] = "clarinet"
     stft_weight: float = 1.0
     power_weight: float = 0.0
 
@@ -150,5 +154,7 @@ class DistillationTraining(Training):
         for name in ("regularizer", "stft_weight", "power_weight"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if self.power_weight and self.stft == "multi_resolution":
+            raise ValueError(f"power_weight must be 0 where stft is multi_resolution, got {self.power_weight}")
         if not math.isfinite(self.log_sigma_min):
             raise ValueError(f"log_sigma_min must be finite, got {self.log_sigma_min}")
