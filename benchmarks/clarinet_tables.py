@@ -25,6 +25,7 @@ from torch import Tensor
 from benchmarks.run import RESULTS, provenance
 from fastwave import audio, checkpoint, models, noise
 from fastwave.audio import MelSpec
+from fastwave.emphasis import PLAIN
 from fastwave.evaluate import evaluate_voice, means
 from fastwave.griffin_lim import GriffinLim, GriffinLimConfig
 from fastwave.models import ClariNetStudent, ClariNetStudentConfig, WaveNet
@@ -46,7 +47,7 @@ OTHER_RATE = ("LJ050*",)  # published at 16 kHz
 # Speech as it is, as the paper has it
 TEACHER = dataclasses.replace(
     CONFIG,
-    emphasis=audio.PLAIN,
+    emphasis=PLAIN,
     clamp=1.0,
     train_log_scale_min=-9.0,
     upsample_context=0,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fastwave import audio, models, noise
+from fastwave.emphasis import Deemphasis
 from fastwave.models.base import check_temperature
 from fastwave.ops.custom import CUDA_DTYPES, has_cuda
 from fastwave.ops.rounding import DTYPES
@@ -227,7 +228,7 @@ class _Stream:
         self.temperature, self.at, self.made = float(temperature), 0, 0
         self.lengths = None if lengths is None else lengths * vocoder.hop_length
         self.threads = vocoder._runner.threads(vocoder.threads, len(mel))
-        self.deemphasized = audio.Deemphasis(vocoder.model.emphasis)
+        self.deemphasized = Deemphasis(vocoder.model.emphasis)
         self.next = vocoder._runner.start(len(mel), vocoder.threads, speaker)
 
     @torch.inference_mode()

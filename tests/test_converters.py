@@ -16,7 +16,8 @@ from peers import SMALL, SPEAKERS
 
 import fastwave
 from fastwave import models
-from fastwave.audio import Emphasis, MelSpec
+from fastwave.audio import MelSpec
+from fastwave.emphasis import Emphasis
 from fastwave.ops.wavenet_sample import initial_sampler_state, wavenet_sample, wavenet_sample_ref
 from fastwave.pack import pack_gated_stack
 

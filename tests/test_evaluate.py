@@ -15,6 +15,7 @@ from speech import RATE, noise, speech_like
 
 from fastwave import audio, evaluate, models
 from fastwave.audio import MelSpec
+from fastwave.emphasis import Emphasis
 from fastwave.models import WaveNetConfig
 from fastwave.train.data import Clip, find_clips, select
 
@@ -212,7 +213,7 @@ def test_log_likelihood_is_that_of_the_loss():
     assert evaluate.log_likelihood(model, wave) == pytest.approx(expected, rel=1e-5)
 
     # a model of speech four times as loud that foretells the same is as likely
-    louder = models.WaveNet(dataclasses.replace(config, emphasis=audio.Emphasis(gain=4.0))).eval()
+    louder = models.WaveNet(dataclasses.replace(config, emphasis=Emphasis(gain=4.0))).eval()
     louder.load_state_dict(model.state_dict())
     with torch.no_grad():
         louder.stack.front.weight /= 4

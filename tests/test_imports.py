@@ -11,7 +11,7 @@ import fastwave
 LEVELS = [
     {"_cpu", "_cuda"},
     {"ops"},
-    {"audio", "checkpoint", "layers", "distributions", "flows", "losses", "discriminators", "noise"},
+    {"audio", "emphasis", "checkpoint", "layers", "distributions", "flows", "losses", "discriminators", "noise"},
     {"models", "griffin_lim"},
     {"pack", "threads", "graphs"},
     {"conditioners"},

@@ -13,7 +13,8 @@ import soundfile
 import torch
 
 from fastwave import audio, checkpoint, models
-from fastwave.audio import Emphasis, MelSpec
+from fastwave.audio import MelSpec
+from fastwave.emphasis import Emphasis
 from fastwave.models import ClariNetStudentConfig, WaveNetConfig
 from fastwave.train import loop
 from fastwave.train.data import Dataset, find_clips, select, standardized

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 import fastwave
 from fastwave import models
-from fastwave.audio import Emphasis, MelSpec
+from fastwave.audio import MelSpec
+from fastwave.emphasis import Emphasis
 from fastwave.models import ClariNetStudentConfig, WaveNetConfig
 from fastwave.threads import choose_threads
 

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastwave.audio import Emphasis, MelSpec
+from fastwave.audio import MelSpec
 from fastwave.converters.live import LiveWaveNet
 from fastwave.converters.state_dict import Checkpoint, Hparams, expand, make
+from fastwave.emphasis import Emphasis
 from fastwave.models import WaveNet, WaveNetConfig
 
 __all__ = ["LIVE", "convert"]

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastwave import audio, checkpoint, noise
-from fastwave.audio import Emphasis, MelSpec
+from fastwave.audio import MelSpec
+from fastwave.emphasis import PLAIN, Emphasis
 from fastwave.layers import GatedStack
 from fastwave.ops.upsample import UpsampleSpec
 
@@ -46,7 +47,7 @@ class ConditionedConfig:
     upsample_context: int = 0
     upsample_context_conv: bool = False
     cond_repeat: int = 1
-    emphasis: Emphasis = audio.PLAIN
+    emphasis: Emphasis = PLAIN
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "upsample_scales", tuple(self.upsample_scales))
@@ -78,7 +79,7 @@ class Model(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config = config
-        self.emphasis = getattr(config, "emphasis", audio.PLAIN)
+        self.emphasis = getattr(config, "emphasis", PLAIN)
 
     def save(self, folder: str | os.PathLike) -> None:
         """Writes config.json and model.safetensors into ``folder``."""

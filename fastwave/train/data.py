@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from fastwave import audio
-from fastwave.audio import Emphasis, MelSpec
+from fastwave.audio import MelSpec
+from fastwave.emphasis import PLAIN, Emphasis
 
 __all__ = ["Batches", "Clip", "Dataset", "Segments", "find_clips", "select", "standardized"]
 
@@ -130,9 +131,7 @@ class Dataset:
         ValueError: no clip is long enough.
     """
 
-    def __init__(
-        self, clips: Sequence[Clip], spec: MelSpec, frames: int, context: int = 0, emphasis: Emphasis = audio.PLAIN
-    ):
+    def __init__(self, clips: Sequence[Clip], spec: MelSpec, frames: int, context: int = 0, emphasis: Emphasis = PLAIN):
         self.spec, self.frames, self.context, self.emphasis = spec, frames, context, emphasis
         shortest = max(frames * spec.hop_length, spec.n_fft // 2 + 1)  # log_mel reflects n_fft / 2 samples
         self.clips = [clip for clip in clips if clip.length(spec.sample_rate) >= shortest]

@@ -16,7 +16,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fastwave.audio import Emphasis, MelSpec
+from fastwave.audio import MelSpec
+from fastwave.emphasis import Emphasis
 from fastwave.models import WaveNet, WaveNetConfig
 from fastwave.train.options import Objective, Training
 
