@@ -380,6 +380,8 @@ def test_output(options, capsys):
         ({"clip_norm": math.nan}, "clip_norm must be above 0, got nan"),
         ({"minutes": -1.0}, "minutes must be above 0, got -1.0"),
         ({"input_noise": -0.1}, "input_noise must be at least 0, got -0.1"),
+        ({"speeds": (0.4,)}, "speeds must be from 0.5 to 2, got 0.4"),
+        ({"speeds": (1.0, math.nan)}, "speeds must be from 0.5 to 2, got nan"),
         ({"beta": 1.5}, "beta must be from 0 to 1, got 1.5"),
         ({"beta": math.nan}, "beta must be from 0 to 1, got nan"),
         ({"warmup": -1}, "warmup must be at least 0, got -1"),
@@ -479,6 +481,27 @@ def test_dequantization(options):
     assert torch.equal(read[0], wave)
     quanta = 32768 * (read[1].double() - wave)
     assert 0 <= quanta.min() < 0.01 and 0.99 < quanta.max() < 1.01 and abs(quanta.mean() - 0.5) < 0.05
+
+
+@pytest.mark.parametrize("speed", [0.8, 1.25])
+def test_a_clip_read_faster_or_slower(tmp_path, speed):
+    """A tone of 1 kHz, from 22,050 Hz, comes out higher, and shorter, by that factor."""
+    audio.write(tmp_path / "tone.wav", 0.5 * torch.sin(2 * math.pi * 1000 / 22_050 * torch.arange(22_050)), 22_050)
+    (clip,) = find_clips(tmp_path)
+    dataset = Dataset([dataclasses.replace(clip, speed=speed)], SPEC, frames=40)
+    wave, mel = dataset.read(0)
+    assert abs(len(wave) - 8000 / speed) <= 1 and dataset.seconds == pytest.approx(1 / speed)
+    assert mel.shape[1] == 1 + len(wave) // SPEC.hop_length
+    spectrum = torch.fft.rfft(wave * torch.hann_window(len(wave)), 2**16).abs()
+    assert spectrum.argmax().item() * 8000 / 2**16 == pytest.approx(1000 * speed, rel=1e-3)
+    assert dataset.spread(0, 3).wave.shape == (3, 40 * SPEC.hop_length)  # to its end
+
+
+def test_a_run_reads_its_clips_at_other_speeds_too(options, capsys):
+    """Each of the three clips, three times."""
+    seconds = 14331 / 8000
+    loop.run(options(speeds=(0.8, 1.25), steps=1))
+    assert f"{seconds * (1 + 1.25 + 0.8):.0f} s in 9 clips" in capsys.readouterr().out
 
 
 def test_input_noise(options):

@@ -25,16 +25,21 @@ KEPT = 2 * 3600  # seconds of speech that a dataset keeps in memory: 0.9 GB at 2
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Clip:
-    """An audio file: its name in the data set, and what its header says."""
+    """An audio file: its name in the data set, what its header says, and how fast it is read, pitch and all."""
 
     name: str
     path: Path
     sample_rate: int  # Hz
     samples: int  # at sample_rate
+    speed: float = 1.0
 
     def length(self, sample_rate: int) -> int:
         """Samples that it surely has once resampled to ``sample_rate``."""
-        return self.samples * sample_rate // self.sample_rate
+        return self.samples * round(sample_rate / self.speed) // self.sample_rate
+
+    def read(self, sample_rate: int) -> Tensor:
+        """(samples,) at ``sample_rate``."""
+        return audio.read(self.path, round(sample_rate / self.speed))
 
 
 class Segments(NamedTuple):
@@ -112,7 +117,7 @@ def standardized(spec: MelSpec, clips: Sequence[Clip]) -> MelSpec:
     if not clips:
         raise ValueError(f"clips must have one of {spec.n_fft // 2 + 1} samples or more, got none")
     chosen = [clips[i] for i in np.linspace(0, len(clips) - 1, min(100, len(clips))).astype(int)]
-    mels = [audio.log_mel(audio.read(clip.path, spec.sample_rate)[None], spec)[0] for clip in chosen]
+    mels = [audio.log_mel(clip.read(spec.sample_rate)[None], spec)[0] for clip in chosen]
     std, mean = torch.std_mean(torch.cat(mels, 1).double(), 1)
     return dataclasses.replace(spec, mean=tuple(mean.tolist()), std=tuple(std.clamp(min=1e-3).tolist()))
 
@@ -145,7 +150,7 @@ class Dataset:
     @property
     def seconds(self) -> float:
         """Duration of all clips."""
-        return sum(clip.samples / clip.sample_rate for clip in self.clips)
+        return sum(clip.samples / clip.sample_rate / clip.speed for clip in self.clips)
 
     def draw(self, batch: int, seed: int, step: int) -> Segments:
         """The ``batch`` random segments of a step: every position of every clip is as likely as any other."""
@@ -179,7 +184,7 @@ class Dataset:
         if index in self._cache:
             return self._cache[index]
         clip, rate = self.clips[index], self.spec.sample_rate
-        wave = audio.read(clip.path, rate)
+        wave = clip.read(rate)
         if len(wave) < clip.length(rate):
             raise ValueError(f"data must be whole audio files, got {str(clip.path)!r}, which breaks off")
         mel = audio.log_mel(wave[None], self.spec)[0]

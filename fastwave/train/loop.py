@@ -13,6 +13,7 @@ How many there are makes a run, not which process has them.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import itertools
 import json
@@ -66,7 +67,8 @@ def run(training: TrainingOptions, quiet: bool = False) -> None:
         clips = [clip for clip in clips if clip.sample_rate >= training.min_sample_rate]
         model = training.make_model(clips).to(device)
         segments = (model.config.mel, training.frames, model.context, model.emphasis)
-        train = Dataset(clips, *segments)
+        others = [dataclasses.replace(clip, speed=speed) for speed in training.speeds for clip in clips]
+        train = Dataset(clips + others, *segments)
         validation = Dataset(held_out, *segments) if held_out else None
         if not quiet:
             parameters = sum(parameter.numel() for parameter in model.parameters())

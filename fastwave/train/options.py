@@ -88,6 +88,8 @@ class TrainingOptions(abc.ABC):
         validation_clips: names of clips, or globs of them, that give the validation loss.
         exclude_clips: names of clips, or globs of them, that are left out: the test clips.
         min_sample_rate: train on no files below this rate, Hz.
+        speeds: the training clips are also read this many times faster, such as 0.96 and 1.06, pitch and all: more
+            voices, where there is little speech (Ko et al., 2015).
         steps: updates of the whole run.
         minutes: stop after this time, with a checkpoint.
         interval: steps between checkpoints, each with a line of the log.
@@ -115,6 +117,7 @@ class TrainingOptions(abc.ABC):
     validation_clips: tuple[str, ...] = ()
     exclude_clips: tuple[str, ...] = ()
     min_sample_rate: int = 0
+    speeds: tuple[float, ...] = ()
     steps: int = 100_000
     minutes: float | None = None
     interval: int = 500
@@ -187,6 +190,9 @@ class TrainingOptions(abc.ABC):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"{name} must be above 0, got {value}")
+        for speed in self.speeds:
+            if not 0.5 <= speed <= 2:
+                raise ValueError(f"speeds must be from 0.5 to 2, got {speed}")
         for name in ("min_sample_rate", "workers"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
