@@ -331,7 +331,3 @@ def fail(error: object, status: int) -> int:
         error = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     print(f"fastwave: error: {' '.join(str(error).split())}", file=sys.stderr)
     return status
-
-
-if __name__ == "__main__":
-    sys.exit(main())

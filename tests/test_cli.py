@@ -494,7 +494,7 @@ def test_the_examples_of_converted_models(recording, tmp_path, monkeypatch):
 
 def test_the_module_is_the_command(tmp_path):
     missing = str(tmp_path / "none.wav")
-    command = [sys.executable, "-m", "fastwave.cli", "vocode", missing, "-o", "out.wav"]
+    command = [sys.executable, "-m", "fastwave", "vocode", missing, "-o", "out.wav"]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 2
     assert result.stderr == f"fastwave: error: inputs must be files that exist, got {missing!r}\n"
