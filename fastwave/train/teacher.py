@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 from fastwave.audio import MelSpec
 from fastwave.emphasis import Emphasis
 from fastwave.models import WaveNet, WaveNetConfig
+from fastwave.train.data import Clip
 from fastwave.train.options import Objective, Training
 
 __all__ = ["CONFIG", "TeacherTraining"]
@@ -96,6 +97,10 @@ class TeacherTraining(Training):
     input_noise: float = 0.0
     beta: float = 0.0
 
+    model_class = WaveNet
+    preset = CONFIG
+    objective = MaximumLikelihood
+
     def check(self) -> None:
         super().check()
         if not 0 <= self.input_noise < math.inf:
@@ -103,6 +108,8 @@ class TeacherTraining(Training):
         if not 0 <= self.beta <= 1:
             raise ValueError(f"beta must be from 0 to 1, got {self.beta}")
 
-    model_class = WaveNet
-    preset = CONFIG
-    objective = MaximumLikelihood
+    def model_config(self, clips: Sequence[Clip]) -> WaveNetConfig:
+        config = super().model_config(clips)
+        if self.beta and config.distribution != "gaussian":
+            raise ValueError(f"beta must be 0 where the distribution is {config.distribution!r}, got {self.beta}")
+        return config
