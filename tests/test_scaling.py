@@ -219,12 +219,15 @@ def test_what_averages_gradients_ends_before_the_group(options, monkeypatch):
 
 
 def test_torchrun_has_the_loss_curve_of_one_process(options, tmp_path):
-    training = options("teacher", "pair", validation_clips=("b",), steps=10, learning_rate=1e-2, ema=0.5)
+    first = str(tmp_path / "first")
+    options("teacher", seed=1).make_model([]).save(first)
+    training = options("teacher", "pair", start=first, validation_clips=("b",), steps=10, learning_rate=1e-2, ema=0.5)
     arguments = ["--data", training.data, "--config", training.config, "--out", training.out, "--validation-clips", "b"]
+    arguments += ["--start", first]  # which torchrun takes for one of its own without the -- below
     arguments += ["--steps", 10, "--interval", 1, "--batch", 4, "--frames", 80, "--precision", "float32"]
     arguments += ["--learning-rate", 1e-2, "--ema", 0.5, "--optimizer", "adam"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*torchrun, "-m", "fastwave.cli", "train", "teacher", *arguments]
+    command = [*torchrun, "-m", "--", "fastwave", "train", "teacher", *arguments]
     done = subprocess.run([str(word) for word in command], timeout=120, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     alone = dataclasses.replace(training, out=tmp_path / "alone")
