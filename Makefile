@@ -15,13 +15,13 @@ test: .venv/test.stamp .venv/build.stamp cuda_on_cpu
 
 # The kernels' tests on this machine's GPU. Needs no environment of its own and no internet: nvcc, and PYTHON with torch,
 # numpy, scipy, safetensors, pybind11, cmake, ninja and pytest.
+GPU_TESTS := tests/test_gated_stack.py tests/test_wavenet_sample.py
 test-gpu:
 	FASTWAVE_CUDA=1 FASTWAVE_CUDA_ARCHITECTURES=native $(PYTHON) setup.py -q build_ext --inplace
-	$(PYTHON) -m pytest tests/test_kernels.py tests/test_build.py tests/test_parallel_models.py tests/test_graphs.py -k cuda \
-	    $(ARGS)
+	$(PYTHON) -m pytest $(GPU_TESTS) tests/test_build.py tests/test_parallel_models.py tests/test_graphs.py -k cuda $(ARGS)
 	! command -v compute-sanitizer || for tool in memcheck racecheck; do compute-sanitizer --tool $$tool --error-exitcode 1 \
-	    $(PYTHON) -m pytest tests/test_kernels.py -k "cuda and (less_precision and gaussian or \
-	        test_gated_stack and (plain or centred or separable or interpolated))" $(ARGS) || exit 1; done
+	    $(PYTHON) -m pytest $(GPU_TESTS) -k "cuda and (less_precision and gaussian or \
+	        test_gated_stack[ and (plain or centred or separable or interpolated))" $(ARGS) || exit 1; done
 
 lint: .venv/test.stamp
 	$(BIN)/ruff check .

@@ -15,11 +15,11 @@ from fastwave.models import ClariNetStudent, ClariNetStudentConfig
 
 FOLDER = Path(__file__).parent
 
-# A sampler of test_kernels.py, tiny; sample(n, threads) makes n samples of two utterances.
+# A sampler of test_wavenet_sample.py, tiny; sample(n, threads) makes n samples of two utterances.
 SAMPLER = """
 import sys
 sys.path.insert(0, sys.argv[1])
-import test_kernels as t
+import test_wavenet_sample as t
 import torch
 torch.set_num_threads(1)
 model, _, run = t.make_sampler(t.WaveNetConfig(**(t.TINY | t.HEADS["gaussian-repeat"])), sys.argv[2])
@@ -120,6 +120,7 @@ def test_fewer_threads_than_asked_for_will_do(tmp_path):
 
 FEWER_OF_A_STACK = """
 import ctypes
+import test_gated_stack as t
 left = ctypes.c_int.in_dll(ctypes.CDLL(None), "threads_left")
 spec = t.GatedStackSpec(**(t.SMALL | t.MANY_WEIGHTS | dict(dilations=(1,) * 6)))  # what it does depends on the threads
 stack, _ = t.make_stack(spec)

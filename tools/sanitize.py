@@ -23,19 +23,20 @@ ADDRESS = (
     f"(not test_gated_stack[ and not in_pieces or {SHAPES})"
     " and not full_size and not opcheck and not vocoder_error and not memory"
 )
+OPS = [f"tests/test_{op}.py" for op in ("gated_stack", "wavenet_sample", "upsample")]
 RUNS = {
     # detect_leaks=0: Python and torch keep what they allocate until the process ends
     "address,undefined": {
         "library": "libasan.so",
         "environment": {"ASAN_OPTIONS": "detect_leaks=0", "UBSAN_OPTIONS": "print_stacktrace=1"},
-        "tests": ["tests/test_kernels.py", "tests/test_errors.py", "tests/test_fuzz.py", "-k", ADDRESS],
+        "tests": [*OPS, "tests/test_errors.py", "tests/test_fuzz.py", "-k", ADDRESS],
     },
     # Python and torch are not compiled for this sanitizer, which sees this module's accesses alone; and torch runs on
     # one thread (tests/conftest.py). So there is nothing to suppress.
     "thread": {
         "library": "libtsan.so",
         "environment": {"TSAN_OPTIONS": "halt_on_error=1"},
-        "tests": ["tests/test_kernels.py", "-k", "threads or pieces_and_batches"],
+        "tests": [*OPS, "-k", "threads or pieces_and_batches"],
     },
 }
 # What pytest runs in: the module is put in its place before anybody imports it. Its output is captured in Python, or

@@ -1,7 +1,7 @@
 // The CPU kernels against a plain scalar reference in double, without Python: for instruction sets that run in an
 // emulator. tools/neon.sh builds and runs it, for arm64 and, to prove the test itself, for this machine.
 //
-// The bounds are those of tests/test_kernels.py: four times the error that the reference makes in float32, and where
+// The bounds are those of tests/kernels.py: four times the error that the reference makes in float32, and where
 // the stack's type rounds, a quarter of what that rounding is worth.
 #include <algorithm>
 #include <cmath>
@@ -542,7 +542,7 @@ void test_wavenet_sample(const std::string& name, const StackShape& s, Distribut
     check_close(what, parameters, s, weights, paths, 1);
 }
 
-// ---- shapes: those of tests/test_kernels.py -------------------------------------------------------------------------
+// ---- shapes: those of tests/test_gated_stack.py ---------------------------------------------------------------------
 
 StackShape plain() {
     StackShape s{};
