@@ -418,16 +418,6 @@ def test_bad_config(options, tmp_path, text, message):
         loop.run(options(config=tmp_path / "bad.json"), quiet=True)
 
 
-def test_beta_of_another_density(options, tmp_path):
-    path = tmp_path / "mixture.json"
-    config = dataclasses.replace(TEACHER, distribution="mixture_of_gaussians")
-    path.write_text(json.dumps(checkpoint.config_to_dict(config)))
-    training = options(config=path, beta=0.5)
-    with pytest.raises(ValueError, match="beta must be 0 where the distribution is 'mixture_of_gaussians', got"):
-        loop.run(training, quiet=True)
-    assert not training.out.exists()
-
-
 class Trap:
     def __reduce__(self):
         return Path.touch, (Path("it-was-executed"),)
@@ -505,32 +495,6 @@ def test_a_clip_read_faster_or_slower(tmp_path, speed):
     spectrum = torch.fft.rfft(wave * torch.hann_window(len(wave)), 2**16).abs()
     assert spectrum.argmax().item() * 8000 / 2**16 == pytest.approx(1000 * speed, rel=1e-3)
     assert dataset.spread(0, 3).wave.shape == (3, 40 * SPEC.hop_length)  # to its end
-
-
-@pytest.mark.parametrize("speed", [1.0, 0.8])
-def test_a_folded_clip_goes_on_as_its_mirror_image(tmp_path, speed):
-    """A tone of 2 kHz in a file of 5 kHz has its image at 3 kHz, as loud; a file of the model's rate has none."""
-    for name, rate in (("low", 5000), ("full", 8000)):
-        audio.write(tmp_path / f"{name}.wav", 0.5 * torch.sin(2 * math.pi * 2000 / rate * torch.arange(rate)), rate)
-    for clip in find_clips(tmp_path):
-        plain, folded = (dataclasses.replace(clip, speed=speed, folded=folded).read(8000) for folded in (False, True))
-        assert len(plain) == len(folded) == 8000 / speed
-        assert torch.equal(plain, folded) == (clip.name == "full" and speed == 1)
-        tone, image = (
-            2 * (wave * torch.exp(-2j * math.pi * hz * speed / 8000 * torch.arange(len(wave)))).mean().abs().item()
-            for wave, hz in ((folded, 2000), (folded, 3000))
-        )
-        assert tone == pytest.approx(0.5, abs=0.01) and image == pytest.approx(0.5 * (clip.name == "low"), abs=0.01)
-
-
-def test_a_run_folds_the_clips_that_it_trains_on(options, monkeypatch):
-    seen = []
-    monkeypatch.setattr(loop, "fit", lambda model, train, validation, *_: seen.append((train, validation)))
-    for fold in (False, True):
-        loop.run(options(fold=fold, speeds=(0.8,), validation_clips=("more/c",)), quiet=True)
-        train, validation = seen.pop()
-        assert {clip.folded for clip in train.clips} == {fold} and len(train.clips) == 4
-        assert not validation.clips[0].folded
 
 
 def test_a_run_reads_its_clips_at_other_speeds_too(options, capsys):

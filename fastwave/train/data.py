@@ -25,20 +25,13 @@ KEPT = 2 * 3600  # seconds of speech that a dataset keeps in memory: 0.9 GB at 2
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Clip:
-    """An audio file: its name in the data set, what its header says, and how it is read.
-
-    Attributes:
-        speed: how many times as fast, pitch and all.
-        folded: at a rate above the file's, its spectrum goes on as its own mirror image (spectral folding: Makhoul and
-            Berouti, 1979) up to the file's rate, where there would be nothing.
-    """
+    """An audio file: its name in the data set, what its header says, and how fast it is read, pitch and all."""
 
     name: str
     path: Path
     sample_rate: int  # Hz
     samples: int  # at sample_rate
     speed: float = 1.0
-    folded: bool = False
 
     def length(self, sample_rate: int) -> int:
         """Samples that it surely has once resampled to ``sample_rate``."""
@@ -46,12 +39,7 @@ class Clip:
 
     def read(self, sample_rate: int) -> Tensor:
         """(samples,) at ``sample_rate``."""
-        rate = round(sample_rate / self.speed)
-        if not self.folded or self.sample_rate >= rate:
-            return audio.read(self.path, rate)
-        wave = audio.read(self.path, self.sample_rate)
-        sparse = torch.stack([2 * wave, torch.zeros_like(wave)], 1).flatten()
-        return audio.resample(sparse, 2 * self.sample_rate, rate)
+        return audio.read(self.path, round(sample_rate / self.speed))
 
 
 class Segments(NamedTuple):

@@ -65,7 +65,6 @@ def run(training: TrainingOptions, quiet: bool = False) -> None:
         _, clips = select(find_clips(training.data), training.exclude_clips)
         held_out, clips = select(clips, training.validation_clips)
         clips = [clip for clip in clips if clip.sample_rate >= training.min_sample_rate]
-        clips = [dataclasses.replace(clip, folded=training.fold) for clip in clips]
         model = training.make_model(clips).to(device)
         segments = (model.config.mel, training.frames, model.context, model.emphasis)
         others = [dataclasses.replace(clip, speed=speed) for speed in training.speeds for clip in clips]

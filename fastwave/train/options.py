@@ -88,8 +88,6 @@ class TrainingOptions(abc.ABC):
         validation_clips: names of clips, or globs of them, that give the validation loss.
         exclude_clips: names of clips, or globs of them, that are left out: the test clips.
         min_sample_rate: train on no files below this rate, Hz.
-        fold: the training files below the model's rate are read with the mirror image of their spectrum above it, in
-            place of silence up there, which a model would learn (Makhoul and Berouti, 1979).
         speeds: the training clips are also read this many times faster, such as 0.96 and 1.06, pitch and all: more
             voices, where there is little speech (Ko et al., 2015).
         steps: updates of the whole run.
@@ -119,7 +117,6 @@ class TrainingOptions(abc.ABC):
     validation_clips: tuple[str, ...] = ()
     exclude_clips: tuple[str, ...] = ()
     min_sample_rate: int = 0
-    fold: bool = False
     speeds: tuple[float, ...] = ()
     steps: int = 100_000
     minutes: float | None = None
