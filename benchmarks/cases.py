@@ -136,7 +136,7 @@ CASES = (
         dtypes=FLOATS,
         threads=(1, 2),
     ),
-    Case(name="lj", about="the voice lj, mel to waveform", make=lambda: Voice("lj"), dtypes=FLOATS),
+    Case(name="lj-stft", about="the voice lj-stft, mel to waveform", make=lambda: Voice("lj-stft"), dtypes=FLOATS),
     Case(
         name="student-1",
         about="ClariNet's student: 6 flows, 60 layers x 64, kernel 3, 24 kHz",

@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     teacher, rows = fastwave.load("lj-teacher").model, {}
     waves = [audio.read(clip.path, teacher.config.mel.sample_rate) for clip in clips]
     for dtype in DTYPES:
-        spoken = evaluate_voice(fastwave.load("lj", dtype=dtype), clips)
+        spoken = evaluate_voice(fastwave.load("lj-stft", dtype=dtype), clips)
         rows[dtype] = {
             "log_likelihood": statistics.mean(log_likelihood(teacher, wave, dtype) for wave in waves),
             "stoi": statistics.mean(row["stoi"] for row in spoken),

@@ -81,7 +81,7 @@ def quality_table(quality: dict) -> str:
     """What each type costs, in Markdown."""
     lines = [
         f"Test clips {', '.join(quality['clips'])}; {quality['isa']}, {quality['date']}.\n",
-        "| dtype | `lj-teacher`, nats per sample | `lj`, STOI | `lj`, PESQ |",
+        "| dtype | `lj-teacher`, nats per sample | `lj-stft`, STOI | `lj-stft`, PESQ |",
         "| --- | ---: | ---: | ---: |",
     ]
     for dtype, row in quality["dtypes"].items():

@@ -281,7 +281,8 @@ class Info:
         print(f"CUDA: {', '.join(cuda_devices()) or 'no device'}")
         for name in vocoder.voices():
             size = sum(file.stat().st_size for file in (vocoder.VOICES / name).iterdir())
-            print(f"voice {name}: {size / 1e6:.1f} MB")
+            short = ", also called lj" if name == vocoder.BEST else ""
+            print(f"voice {name}: {size / 1e6:.1f} MB{short}")
 
     def show_voice(self) -> None:
         folder = vocoder.find_voice(self.voice)

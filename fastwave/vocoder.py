@@ -22,21 +22,23 @@ from fastwave.threads import check_threads
 __all__ = ["Vocoder", "find_voice", "load", "voices"]
 
 VOICES = Path(__file__).parent / "voices"
+BEST = "lj-teacher"  # which "lj" stands for
 
 
 def voices() -> list[str]:
-    """Names of the bundled voices."""
+    """Names of the bundled voices; "lj" stands for the best of them."""
     return sorted(config.parent.name for config in VOICES.glob("*/config.json"))
 
 
 def find_voice(name: str | os.PathLike) -> Path:
-    """The folder of a bundled voice, or else of that path.
+    """The folder of a bundled voice, that of the best one for "lj", or else of that path.
 
     Raises:
         FileNotFoundError: neither.
     """
-    if str(name) in voices():
-        return VOICES / str(name)
+    voice = BEST if str(name) == "lj" else str(name)
+    if voice in voices():
+        return VOICES / voice
     if Path(name).exists():
         return Path(name)
     raise FileNotFoundError(f"no voice {str(name)!r}: neither a folder nor one of {', '.join(voices())}")

@@ -278,7 +278,7 @@ def test_peak_counts_multiply_adds():
 
 
 def test_run_and_report(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(run, "CASES", (*TINY_CASES, *(case for case in CASES if case.name == "lj")))
+    monkeypatch.setattr(run, "CASES", (*TINY_CASES, *(case for case in CASES if case.name == "lj-stft")))
     monkeypatch.setattr(run, "SECONDS", 0.002)
     monkeypatch.setattr(run, "measure_ceilings", {1: CEILINGS, 2: TWO}.get)
     monkeypatch.setattr("fastwave.vocoder.VOICES", tmp_path / "voices")
@@ -286,7 +286,7 @@ def test_run_and_report(monkeypatch, tmp_path, capsys):
     ClariNetStudent(STUDENT).save(tmp_path / "voices" / "tiny")
     monkeypatch.setattr(run, "RESULTS", tmp_path / "results")
     run.main(["--all", "--repeats", "3"])
-    assert "lj                 skipped: no voice" in capsys.readouterr().out
+    assert "lj-stft            skipped: no voice" in capsys.readouterr().out
     paths = sorted((tmp_path / "results").glob("*/*.json"))
     assert len(paths) == sum(len(case.dtypes) * len(case.threads) for case in TINY_CASES)
     for path in paths:
@@ -364,8 +364,8 @@ def test_log_likelihood_is_that_of_the_model():
 def test_a_case_without_its_voice_is_an_error(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr("fastwave.vocoder.VOICES", tmp_path)
     with pytest.raises(SystemExit, match="2"):
-        run.main(["--case", "lj"])
-    assert "error: no voice 'lj'" in capsys.readouterr().err
+        run.main(["--case", "lj-stft"])
+    assert "error: no voice 'lj-stft'" in capsys.readouterr().err
 
 
 def test_list_names_every_case(capsys):

@@ -394,6 +394,8 @@ def test_info(run, voice):
     for name in vocoder.voices():
         assert f"voice {name}: " in out
         assert run("info", name)[0] == 0
+    assert out.count(", also called lj\n") == 1
+    assert run("info", "lj")[1] == run("info", vocoder.BEST)[1]
     status, out, _ = run("info", voice)
     assert status == 0
     assert out.startswith(f"{voice}: ClariNetStudent with ")

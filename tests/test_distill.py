@@ -281,10 +281,10 @@ def test_learns_from_speech(tmp_path, teacher, kl):
     "changes, message",
     [
         ({"teacher": "nobody"}, "no voice 'nobody'"),
-        ({"teacher": "lj"}, "teacher must be a Gaussian WaveNet, got 'lj'"),
+        ({"teacher": "lj-stft"}, "teacher must be a Gaussian WaveNet, got 'lj-stft'"),
         ({"start": "lj-teacher"}, "start must be a ClariNetStudent, got 'lj-teacher'"),
         ({"config": "student-1.json"}, "config must have the teacher's mel"),
-        ({"config": "student-1.json", "start": "lj"}, "config must be absent where there is a start"),
+        ({"config": "student-1.json", "start": "lj-stft"}, "config must be absent where there is a start"),
         ({"stft_weight": -1.0}, "stft_weight must be at least 0, got -1.0"),
         (
             {"stft": "multi_resolution", "power_weight": 1.0},

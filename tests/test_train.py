@@ -392,7 +392,7 @@ def test_output(options, capsys):
         ({"min_sample_rate": 8001}, "clips must have one of 1280 samples or more at 8000 Hz, got none"),
         ({"exclude_clips": ("*",)}, "clips must have one of 1280 samples or more at 8000 Hz, got none"),
         ({"start": "nobody"}, "no voice 'nobody'"),
-        ({"start": "lj"}, "start must be a WaveNet, got 'lj'"),
+        ({"start": "lj-stft"}, "start must be a WaveNet, got 'lj-stft'"),
         ({"start": "lj-teacher"}, "start must have the shape that config says, got 'lj-teacher'"),
         ({"validation_clips": ("nobody",)}, "clips must be names of clips or globs of them, got 'nobody'"),
     ],

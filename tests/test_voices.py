@@ -14,7 +14,7 @@ LJ = Path(__file__).parents[2] / "shared" / "data" / "lj"
 
 
 def test_bundled_voices_give_finite_samples():
-    assert {"lj", "lj-student", "lj-teacher"} <= set(fastwave.voices())
+    assert {"lj-stft", "lj-student", "lj-teacher"} <= set(fastwave.voices())
     for name in fastwave.voices():
         vocoder = fastwave.load(name)
         wave = vocoder.generate(torch.full((1, vocoder.mel_spec.n_mels, 3), 0.5))
@@ -24,7 +24,7 @@ def test_bundled_voices_give_finite_samples():
 
 
 @pytest.mark.skipif(not LJ.is_dir(), reason="needs the clips of LJ Speech beside the repository")
-@pytest.mark.parametrize(("voice", "least"), [("lj", 0.85), ("lj-student", 0.82), ("lj-teacher", 0.86)])
+@pytest.mark.parametrize(("voice", "least"), [("lj-stft", 0.85), ("lj-student", 0.82), ("lj-teacher", 0.86)])
 def test_intelligibility(voice, least, tmp_path):
     clip, out = LJ / "LJ001-0030.flac", tmp_path / "out.wav"
     assert cli.main(["vocode", str(clip), "-o", str(out), "--voice", voice, "-q"]) == 0
