@@ -418,6 +418,16 @@ def test_bad_config(options, tmp_path, text, message):
         loop.run(options(config=tmp_path / "bad.json"), quiet=True)
 
 
+def test_beta_of_another_density(options, tmp_path):
+    path = tmp_path / "mixture.json"
+    config = dataclasses.replace(TEACHER, distribution="mixture_of_gaussians")
+    path.write_text(json.dumps(checkpoint.config_to_dict(config)))
+    training = options(config=path, beta=0.5)
+    with pytest.raises(ValueError, match="beta must be 0 where the distribution is 'mixture_of_gaussians', got"):
+        loop.run(training, quiet=True)
+    assert not training.out.exists()
+
+
 class Trap:
     def __reduce__(self):
         return Path.touch, (Path("it-was-executed"),)
