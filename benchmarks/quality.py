@@ -1,6 +1,6 @@
 """What each type costs: python -m benchmarks.quality --data DIR --clips PATTERN...
 
-The log-likelihood that ``lj-teacher`` gives recordings, teacher-forced on the kernels; STOI and PESQ of ``lj``.
+The log-likelihood that ``lj-teacher`` gives recordings, teacher-forced on the kernels; STOI and PESQ of ``lj-stft``.
 """
 
 from __future__ import annotations
