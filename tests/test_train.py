@@ -370,6 +370,15 @@ def test_output(options, capsys):
     assert set(lines[0]) == {"step", "seconds", "loss", "gradient_norm", "validation_loss", "learning_rate"}
 
 
+def test_a_slow_precision_is_named(options, capsys, monkeypatch):
+    message = "precision bfloat16 is far slower than float32 on this CPU"
+    for precision in ("bfloat16", "float32"):
+        for fast in (True, False):
+            monkeypatch.setattr(loop, "has_bfloat16_products", lambda fast=fast: fast)
+            loop.run(options(precision=precision, steps=1, out=options().out / f"{precision}-{fast}"))
+            assert (message in capsys.readouterr().out) == (precision == "bfloat16" and not fast)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -74,6 +74,8 @@ def run(training: TrainingOptions, quiet: bool = False) -> None:
             parameters = sum(parameter.numel() for parameter in model.parameters())
             speech = f"{train.seconds:.0f} s in {len(train.clips)} clips"
             print(f"{type(model).__name__} with {parameters:,} parameters; {speech}")
+            if device.type == "cpu" and training.precision == "bfloat16" and not has_bfloat16_products():
+                print("precision bfloat16 is far slower than float32 on this CPU, for which torch has no such products")
         fit(model, train, validation, training, quiet)
 
 
@@ -89,6 +91,11 @@ def checked_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device must be one that is here ({torch.cuda.device_count()} CUDA devices), got {name!r}")
     return device
+
+
+def has_bfloat16_products() -> bool:
+    """Whether torch has matrix products of bfloat16 for this CPU; without, it multiplies number by number."""
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def fit(
