@@ -25,14 +25,14 @@ HEADER = (
 
 
 def read_results() -> dict[str, list[dict]]:
-    """The results of each machine, in the order of the cases, the types and the threads."""
+    """The results of each machine, that with the most first, in the order of the cases, the types and the threads."""
     order = [case.name for case in CASES]
     machines: dict[str, list[dict]] = {}
     for path in sorted(RESULTS.glob("*/*.json")):
         machines.setdefault(path.parent.name, []).append(json.loads(path.read_text(encoding="utf-8")))
     for results in machines.values():
         results.sort(key=lambda r: (order.index(r["case"]), r["threads"], DTYPES.index(r["dtype"])))
-    return machines
+    return dict(sorted(machines.items(), key=lambda machine: -len(machine[1])))
 
 
 def _number(value: float) -> str:
@@ -72,7 +72,8 @@ def with_speeds(text: str, machines: Mapping[str, Sequence[dict]]) -> str:
         tables = []
         for results in machines.values():
             rows = "".join(_row(result) for result in results if result["case"] in cases.split())
-            tables.append(f"{results[0]['machine']['cpu']}, {results[0]['machine']['isa']}:\n\n{HEADER}{rows}")
+            if rows:
+                tables.append(f"{results[0]['machine']['cpu']}, {results[0]['machine']['isa']}:\n\n{HEADER}{rows}")
         text = with_table(text, f"speed {cases}", "\n".join(tables))
     return text
 

@@ -340,6 +340,13 @@ def test_run_and_report(monkeypatch, tmp_path, capsys):
     assert limit.startswith("limit-") and speed.startswith("speed-") and f"](docs/{speed})" in written
     report.main()
     assert (tmp_path / "README.md").read_text() == written
+    (tmp_path / "results" / "a-machine").mkdir()
+    stream = next((tmp_path / "results").glob("*/stream-*.json"))
+    (tmp_path / "results" / "a-machine" / stream.name).write_text(stream.read_text())
+    report.main()  # another machine stands behind that with more results, and only where it has any
+    assert (tmp_path / "docs" / "models.md").read_text() == speeds
+    pages = (tmp_path / "README.md").read_text()
+    assert pages.count(f"](docs/{speed})") == 1 and pages.index(f"](docs/{speed})") < pages.index("speed-a-machine.png")
 
 
 def test_one_case_of_another_type(monkeypatch, tmp_path, capsys):
