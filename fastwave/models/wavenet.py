@@ -164,19 +164,23 @@ class WaveNet(Model):
             first[self.config.initial_class] = 1
         return first
 
-    def network(self, x: Tensor, conditioning: Tensor, speaker: Tensor | None = None) -> Tensor:
+    def network(
+        self, x: Tensor, conditioning: Tensor, speaker: Tensor | None = None, trace: list[Tensor] | None = None
+    ) -> Tensor:
         """The stack itself: x (batch, in_channels, samples) -> parameters; column t reads x[<= t]."""
-        return self.stack(x, conditioning, g=self.global_vectors(speaker))
+        return self.stack(x, conditioning, g=self.global_vectors(speaker), trace=trace)
 
-    def forward(self, wave: Tensor, mel: Tensor, speaker: Tensor | None = None) -> Tensor:
+    def forward(
+        self, wave: Tensor, mel: Tensor, speaker: Tensor | None = None, trace: list[Tensor] | None = None
+    ) -> Tensor:
         """Teacher-forced parameters (batch, n_params, samples): column t is the distribution of wave[t] given wave[<t].
 
-        wave: (batch, frames * hop_length); mel: (batch, n_mels, frames + 2 upsample_context).
+        wave: (batch, frames * hop_length); mel: (batch, n_mels, frames + 2 upsample_context); trace: see gated_stack_ref.
         """
         self.check_fit("wave", wave, mel)
         first = self.first_input().expand(len(wave), -1)[..., None].detach()
         delayed = torch.cat([first, self.encode(wave)[..., :-1]], -1)
-        return self.network(delayed, self.upsampler(mel), speaker)
+        return self.network(delayed, self.upsampler(mel), speaker, trace)
 
     def loss(
         self,

@@ -271,6 +271,7 @@ def gated_stack_ref(
     lengths: Tensor | None = None,
     reverse: bool = False,
     state: Tensor | None = None,
+    trace: list[Tensor] | None = None,
 ) -> Tensor:
     """The op in plain PyTorch, in the dtype of its inputs; differentiable (without ``state``).
 
@@ -287,6 +288,8 @@ def gated_stack_ref(
         reverse: run each row backwards in time (its valid columns reversed, the output put back in order).
         state: (batch, spec.state_size) of a causal stack, carried from call to call and updated in place. Every call
             but the last takes a multiple of cond_repeat columns.
+        trace: gets, in order, what each nonlinearity reads, (batch, channels, time): the front's, each layer's filter
+            and gate, and each layer's of the head.
 
     Returns:
         (batch, out_channels, time).
@@ -351,6 +354,8 @@ def gated_stack_ref(
         half = spec.front_width // 2
         columns = _taps(F.pad(x, (1, -1)) if delayed else x, spec.front_width, 1, half, half)
     h = _product(_flat(weights.front), columns, weights.front_bias)
+    if trace is not None:
+        trace.append(h)
     h = h.relu() if spec.front_relu else h
 
     skip = None
@@ -376,6 +381,8 @@ def gated_stack_ref(
             a = a + conditioning(layer)
         if g is not None:
             a = a + g[:, layer, :, None]
+        if trace is not None:
+            trace.append(a)
         a_filter, a_gate = a.chunk(2, 1)
         z = rounded(a_filter.tanh() * a_gate.sigmoid(), spec.dtype)
         if spec.skip_channels:
@@ -387,6 +394,8 @@ def gated_stack_ref(
 
     out = skip if spec.skip_channels else h
     for weight, bias, relu in zip(weights.head, weights.head_bias, spec.head_relu, strict=True):
+        if trace is not None:
+            trace.append(out)
         out = _product(weight, out.relu() if relu else out, bias)
     if spec.epilogue != "none":
         out = _epilogue(out, y, spec, history)
