@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fastwave.audio import MelSpec, mel_filterbank
 
 __all__ = [
+    "LoudnessLoss",
     "MultiResolutionSTFTLoss",
     "STFTMagnitudeLoss",
     "SpectralMelLoss",
@@ -123,6 +124,30 @@ class MultiResolutionSTFTLoss(nn.Module):
                 bands = getattr(self, f"bands_{i}").to(p.dtype)
                 p, t = (bands @ p).clamp(min=self.eps**0.5), (bands @ t).clamp(min=self.eps**0.5)
                 total = total + (t.log() - p.log()).abs().mean()
+        return total / len(self.resolutions)
+
+
+class LoudnessLoss(MultiResolutionSTFTLoss):
+    """Mean |N(x) - N(x_n)|, as a part of the mean N(x_n), of the loudness N of mel bands, averaged over resolutions.
+
+    N is the square root of a band's magnitude: Zwicker's exponent of 0.23, of intensity (Zwicker and Fastl, 1999,
+    section 8.1), to which PESQ too compresses its bands (ITU-T P.862, 10.2.7). Where a logarithm, as in
+    MultiResolutionSTFTLoss, counts a band in a pause as much as one of a vowel, this counts what is heard.
+    """
+
+    def __init__(self, mel: MelSpec):
+        super().__init__(mel=mel)
+
+    def forward(self, predicted: Tensor, target: Tensor) -> Tensor:
+        """(batch, samples) each -> scalar."""
+        total = 0.0
+        for i, (fft_size, hop_length, _) in enumerate(self.resolutions):
+            window, bands = getattr(self, f"window_{i}"), getattr(self, f"bands_{i}").to(predicted.dtype)
+            p, t = (
+                (bands @ stft_magnitude(wave, fft_size, hop_length, window, self.eps)).sqrt()
+                for wave in (predicted, target)
+            )
+            total = total + (p - t).abs().mean() / t.mean()
         return total / len(self.resolutions)
 
 

@@ -18,8 +18,10 @@ from torch import Tensor
 
 from fastwave.audio import MelSpec
 from fastwave.emphasis import Emphasis
+from fastwave.losses import LoudnessLoss
 from fastwave.models import WaveNet, WaveNetConfig
 from fastwave.train.data import Clip
+from fastwave.train.free_running import free_running_loss, least_frames
 from fastwave.train.options import Objective, Training
 
 __all__ = ["CONFIG", "TeacherTraining"]
@@ -51,13 +53,23 @@ QUIETEST = 0.01  # level of input noise, to the highest
 class MaximumLikelihood(Objective):
     """The model's negative log-likelihood, of the recording or of one that is spread over its 16-bit quanta.
 
-    With ``input_noise`` what the model reads of the past is noisy, as its own samples will be.
+    With ``input_noise`` what the model reads of the past is noisy, as its own samples will be; with ``free_running`` how
+    loud its own samples are counts too (fastwave.train.free_running).
     """
+
+    def __init__(self, model: WaveNet, training: TeacherTraining):
+        super().__init__(model, training)
+        self.loudness = LoudnessLoss(model.config.mel).to(next(model.parameters()).device)
 
     def losses(self, wave: Tensor, mel: Tensor, step: int) -> Iterator[tuple[str, Tensor]]:
         if self.training.dequantize:
             wave = wave + QUANTUM * torch.rand_like(wave)
-        yield "model", self.model.loss(wave, mel, past=self.past(wave), beta=self.training.beta)
+        loss = self.model.loss(wave, mel, past=self.past(wave), beta=self.training.beta)
+        if self.training.free_running:
+            loudness = self.training.free_running * free_running_loss(self.model, wave, mel, self.loudness)
+            self.terms = {"likelihood": loss, "loudness": loudness}
+            loss = loss + loudness
+        yield "model", loss
 
     def past(self, wave: Tensor) -> Tensor:
         """wave, and to each row white noise; its level's logarithm is uniform."""
@@ -88,6 +100,8 @@ class TeacherTraining(Training):
         beta: of a Gaussian: each sample counts sigma^(2 beta) times, from 0 to 1. The gradient of the mean is
             proportional to 1 / sigma, so that quiet speech drowns loud speech in it; with 0.5 they weigh the same
             (Seitzer et al., 2022).
+        free_running: of a Gaussian: weight of how far the loudness of its own samples, free-running from the first
+            frames of each segment on, is from that of the recording (fastwave.train.free_running).
     """
 
     learning_rate: float = 2e-3
@@ -96,6 +110,7 @@ class TeacherTraining(Training):
     dequantize: bool = False
     input_noise: float = 0.0
     beta: float = 0.0
+    free_running: float = 0.0
 
     model_class = WaveNet
     preset = CONFIG
@@ -107,9 +122,15 @@ class TeacherTraining(Training):
             raise ValueError(f"input_noise must be at least 0, got {self.input_noise}")
         if not 0 <= self.beta <= 1:
             raise ValueError(f"beta must be from 0 to 1, got {self.beta}")
+        if not 0 <= self.free_running < math.inf:
+            raise ValueError(f"free_running must be at least 0, got {self.free_running}")
 
     def model_config(self, clips: Sequence[Clip]) -> WaveNetConfig:
         config = super().model_config(clips)
-        if self.beta and config.distribution != "gaussian":
-            raise ValueError(f"beta must be 0 where the distribution is {config.distribution!r}, got {self.beta}")
+        for name in ("beta", "free_running"):
+            if getattr(self, name) and config.distribution != "gaussian":
+                kind, value = repr(config.distribution), getattr(self, name)
+                raise ValueError(f"{name} must be 0 where the distribution is {kind}, got {value}")
+        if self.free_running and self.frames < (least := least_frames(config)):
+            raise ValueError(f"frames must be at least {least} where the model runs free, got {self.frames}")
         return config
