@@ -5,11 +5,14 @@ import dataclasses
 import pytest
 import torch
 
+from fastwave import audio
 from fastwave.emphasis import Emphasis
 from fastwave.losses import LoudnessLoss
 from fastwave.models import WaveNet, WaveNetConfig
-from fastwave.train import free_running
+from fastwave.train import free_running, loop
+from fastwave.train.teacher import TeacherTraining
 from test_train import SPEC
+from trainings import assert_resumes, log_lines, options
 
 CONFIG = WaveNetConfig(
     mel=SPEC,
@@ -106,3 +109,18 @@ def test_loudness_is_zero_of_itself_and_grows_with_the_difference():
     assert loudness(wave, wave) == 0
     quieter, quietest = loudness(0.5 * wave, wave), loudness(0.25 * wave, wave)
     torch.testing.assert_close(torch.stack([quieter, quietest]), 1 - torch.tensor([0.5, 0.25]).sqrt(), rtol=1e-3, atol=0)
+
+
+def test_a_run_resumes(tmp_path):
+    assert_resumes(TeacherTraining, CONFIG, tmp_path, free_running=1.0, frames=132)
+
+
+def test_a_run_lessens_the_distance_and_logs_what_its_loss_is_of(tmp_path):
+    """Of noise, which the mel says is as loud throughout, where the model begins with a sigma of about 1."""
+    audio.write(tmp_path / "noise.wav", 0.01 * torch.randn(6000, generator=torch.Generator().manual_seed(0)), 8000)
+    changes = dict(free_running=10.0, frames=132, steps=20, interval=10, warmup=2, learning_rate=1e-2)
+    training = options(TeacherTraining, CONFIG, tmp_path, **changes)
+    loop.run(training, quiet=True)
+    early, late = log_lines(training)
+    assert late["loss"] == pytest.approx(late["likelihood"] + late["loudness"])
+    assert late["loudness"] < 0.95 * early["loudness"]

@@ -393,6 +393,8 @@ def test_a_slow_precision_is_named(options, capsys, monkeypatch):
         ({"speeds": (1.0, math.nan)}, "speeds must be from 0.5 to 2, got nan"),
         ({"beta": 1.5}, "beta must be from 0 to 1, got 1.5"),
         ({"beta": math.nan}, "beta must be from 0 to 1, got nan"),
+        ({"free_running": -1.0}, "free_running must be at least 0, got -1.0"),
+        ({"free_running": 1.0}, "frames must be at least 129 where the model runs free, got 80"),
         ({"warmup": -1}, "warmup must be at least 0, got -1"),
         ({"final_rate": 2.0}, "final_rate must be from 0 to 1, got 2.0"),
         ({"seed": -1}, "seed must be from 0 to 2**31 - 1, got -1"),
@@ -427,12 +429,13 @@ def test_bad_config(options, tmp_path, text, message):
         loop.run(options(config=tmp_path / "bad.json"), quiet=True)
 
 
-def test_beta_of_another_density(options, tmp_path):
+@pytest.mark.parametrize("name", ["beta", "free_running"])
+def test_options_of_a_gaussian_alone(options, tmp_path, name):
     path = tmp_path / "mixture.json"
     config = dataclasses.replace(TEACHER, distribution="mixture_of_gaussians")
     path.write_text(json.dumps(checkpoint.config_to_dict(config)))
-    training = options(config=path, beta=0.5)
-    with pytest.raises(ValueError, match="beta must be 0 where the distribution is 'mixture_of_gaussians', got"):
+    training = options(config=path, **{name: 0.5})
+    with pytest.raises(ValueError, match=f"{name} must be 0 where the distribution is 'mixture_of_gaussians', got 0.5"):
         loop.run(training, quiet=True)
     assert not training.out.exists()
 
