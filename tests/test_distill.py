@@ -15,7 +15,7 @@ from trainings import assert_resumes, losses_on_speech, needs_speech
 from fastwave import audio, checkpoint, cli
 from fastwave.audio import MelSpec
 from fastwave.emphasis import PLAIN, Emphasis
-from fastwave.losses import STFTMagnitudeLoss, gaussian_kl, regularized_kl
+from fastwave.losses import LoudnessLoss, STFTMagnitudeLoss, gaussian_kl, regularized_kl
 from fastwave.models import ClariNetStudent, ClariNetStudentConfig, WaveNet, WaveNetConfig
 from fastwave.train.distill import Distillation, DistillationTraining
 
@@ -151,11 +151,12 @@ def make_objective(folder, config=STUDENT, **changes) -> Distillation:
 
 
 def test_the_loss_of_a_step(tmp_path):
-    """KL_reg(q || p), or the other way round, plus the weighted STFT and power losses of speech, of one sample z."""
+    """KL_reg(q || p), or the other way round, plus the weighted losses of speech, of one sample z."""
     wave, mel = 0.1 * randn(2, 1600).float(), randn(2, 6, 100).float()
     for kl, emphasis in (("reverse", PLAIN), ("forward", Emphasis(coefficient=0.9, gain=4.0))):
-        options = dict(kl=kl, stft="ksw0306", stft_weight=0.5, power_weight=0.25, regularizer=2.0)
-        objective = make_objective(tmp_path, dataclasses.replace(STUDENT, emphasis=emphasis), **options)
+        weights = dict(stft_weight=0.5, power_weight=0.25, loudness_weight=0.125, regularizer=2.0)
+        config = dataclasses.replace(STUDENT, emphasis=emphasis)
+        objective = make_objective(tmp_path, config, kl=kl, stft="ksw0306", **weights)
         torch.manual_seed(3)
         ((name, loss),) = objective.losses(wave, mel, 0)
         torch.manual_seed(3)
@@ -163,7 +164,8 @@ def test_the_loss_of_a_step(tmp_path):
         p = objective.teacher(x, mel).unbind(1)
         stft, speech = STFTMagnitudeLoss.ksw0306(), (emphasis.undo(x), emphasis.undo(wave))
         expected = regularized_kl(*(q + list(p) if kl == "reverse" else list(p) + q), weight=2.0)
-        expected = expected + 0.5 * stft(*speech) + 0.25 * stft.power(*speech)
+        loudness = LoudnessLoss(STUDENT.mel)(*speech)
+        expected = expected + 0.5 * stft(*speech) + 0.25 * stft.power(*speech) + 0.125 * loudness
         assert name == "model"
         torch.testing.assert_close(loss, expected)
         torch.testing.assert_close(sum(objective.terms.values()), loss)
@@ -173,6 +175,7 @@ def test_the_loss_of_a_step(tmp_path):
         torch.testing.assert_close(objective.terms["regularizer"], 2 * gap, rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(objective.terms["stft"], 0.5 * stft(*speech))
         torch.testing.assert_close(objective.terms["power"], 0.25 * stft.power(*speech))
+        torch.testing.assert_close(objective.terms["loudness"], 0.125 * loudness)
 
 
 def test_the_students_own_stft_loss(tmp_path):
@@ -286,6 +289,7 @@ def test_learns_from_speech(tmp_path, teacher, kl):
         ({"config": "student-1.json"}, "config must have the teacher's mel"),
         ({"config": "student-1.json", "start": "lj-stft"}, "config must be absent where there is a start"),
         ({"stft_weight": -1.0}, "stft_weight must be at least 0, got -1.0"),
+        ({"loudness_weight": -1.0}, "loudness_weight must be at least 0, got -1.0"),
         (
             {"stft": "multi_resolution", "power_weight": 1.0},
             "power_weight must be 0 where stft is multi_resolution, got 1.0",

@@ -175,7 +175,8 @@ class WaveNet(Model):
     ) -> Tensor:
         """Teacher-forced parameters (batch, n_params, samples): column t is the distribution of wave[t] given wave[<t].
 
-        wave: (batch, frames * hop_length); mel: (batch, n_mels, frames + 2 upsample_context); trace: see gated_stack_ref.
+        wave: (batch, frames * hop_length); mel: (batch, n_mels, frames + 2 upsample_context).
+        trace: see gated_stack_ref.
         """
         self.check_fit("wave", wave, mel)
         first = self.first_input().expand(len(wave), -1)[..., None].detach()

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from fastwave import models
-from fastwave.losses import STFTMagnitudeLoss, gaussian_kl, regularized_kl
+from fastwave.losses import LoudnessLoss, STFTMagnitudeLoss, gaussian_kl, regularized_kl
 from fastwave.models import ClariNetStudent, ClariNetStudentConfig, WaveNet
 from fastwave.models.base import ConditionedConfig
 from fastwave.train.data import Clip
@@ -43,7 +43,7 @@ CONDITIONER = [field.name for field in dataclasses.fields(ConditionedConfig)]
 
 
 class Distillation(Objective):
-    """KL_reg of student and teacher, plus the distance of STFT magnitudes, and of powers where that is asked for."""
+    """KL_reg of student and teacher, plus the distance of STFT magnitudes, and of powers and loudness if asked for."""
 
     def __init__(self, model: ClariNetStudent, training: DistillationTraining):
         super().__init__(model, training)
@@ -57,6 +57,7 @@ class Distillation(Objective):
             "multi_resolution": model.stft_loss,
         }
         self.stft_loss = stft[training.stft].to(device)
+        self.loudness = LoudnessLoss(model.config.mel).to(device)
 
     def given(self) -> dict[str, str]:
         weights = self.teacher.state_dict().values()
@@ -72,7 +73,7 @@ class Distillation(Objective):
         return x, *([parameter[:, given:] for parameter in density] for density in (q, p))
 
     def losses(self, wave: Tensor, mel: Tensor, step: int) -> Iterator[tuple[str, Tensor]]:
-        """KL_reg(q || p), or KL_reg(p || q), and the distance of magnitudes, and of powers."""
+        """KL_reg(q || p), or KL_reg(p || q), and the distances of magnitudes, powers and loudness."""
         training = self.training
         x, q, p = self.densities(wave, mel)
         first, second = (q, p) if training.kl == "reverse" else (p, q)
@@ -85,6 +86,9 @@ class Distillation(Objective):
         if training.power_weight:
             self.terms["power"] = training.power_weight * self.stft_loss.power(*speech)
             loss = loss + self.terms["power"]
+        if training.loudness_weight:
+            self.terms["loudness"] = training.loudness_weight * self.loudness(*speech)
+            loss = loss + self.terms["loudness"]
         yield "model", loss
 
     def histograms(self, wave: Tensor, mel: Tensor) -> dict[str, Tensor]:
@@ -107,6 +111,7 @@ class DistillationTraining(Training):
             student's own (Parallel WaveGAN, Yamamoto et al., 2020, Eq. 6), which has no power loss beside it.
         stft_weight: its coefficient.
         power_weight: coefficient of the power loss (van den Oord et al., 2018).
+        loudness_weight: coefficient of the distance of loudness in mel bands (fastwave.losses.LoudnessLoss).
     """
 
     teacher: str
@@ -119,6 +124,7 @@ class DistillationTraining(Training):
     stft: Literal["clarinet", "ksw0306", "multi_resolution"] = "clarinet"
     stft_weight: float = 1.0
     power_weight: float = 0.0
+    loudness_weight: float = 0.0
 
     model_class = ClariNetStudent
     objective = Distillation
@@ -151,7 +157,7 @@ class DistillationTraining(Training):
         super().check()
         if self.start is not None and self.config is not None:
             raise ValueError(f"config must be absent where there is a start, got {str(self.config)!r}")
-        for name in ("regularizer", "stft_weight", "power_weight"):
+        for name in ("regularizer", "stft_weight", "power_weight", "loudness_weight"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
         if self.power_weight and self.stft == "multi_resolution":

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from fastwave.layers import GatedStack
 from fastwave.models import WaveNet, WaveNetConfig

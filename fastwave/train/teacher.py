@@ -53,8 +53,8 @@ QUIETEST = 0.01  # level of input noise, to the highest
 class MaximumLikelihood(Objective):
     """The model's negative log-likelihood, of the recording or of one that is spread over its 16-bit quanta.
 
-    With ``input_noise`` what the model reads of the past is noisy, as its own samples will be; with ``free_running`` how
-    loud its own samples are counts too (fastwave.train.free_running).
+    With ``input_noise`` what the model reads of the past is noisy, as its own samples will be. With ``free_running`` it
+    also counts how loud these are (fastwave.train.free_running).
     """
 
     def __init__(self, model: WaveNet, training: TeacherTraining):
