@@ -2,7 +2,8 @@
 
 What the paper compares (Ping et al., 2018, section 5 and appendix A), with models small enough to be trained on a CPU
 in minutes. A run in the folder of runs is resumed. The measures become benchmarks/results/clarinet.json, and
-``python -m benchmarks.report`` makes the tables and plots of docs/clarinet.md of them.
+``python -m benchmarks.report`` makes the tables and plots of docs/clarinet.md of them. Table 2's teacher is a voice, as
+one of Table 1, trained for minutes, does not speak.
 """
 
 from __future__ import annotations
@@ -61,9 +62,10 @@ DISTRIBUTIONS = {
     "MoL-10": dict(distribution="mixture_of_logistics"),
     "softmax-2048": dict(distribution="softmax", classes=2048, companding="linear"),
 }
+VOICE = "lj-teacher"  # Table 2's teacher, and the model of Figures 3 and 4
 # Figures 3 and 4: where log-sigma is clipped from below, and whether the samples are dequantised. So far down it comes
-# in a model that predicts well, on speech that can be foretold: this voice, and recordings with digital silence
-VOICE, QUIET = "lj-teacher", 0.004  # RMS of 20 ms that become silence
+# in a model that predicts well, on speech that can be foretold: the voice, and recordings with digital silence
+QUIET = 0.004  # RMS of 20 ms that become silence
 NO_CLIP = -80.0  # e^80 is still a float32
 CLIPS = {
     "-7": (-7.0, False),
@@ -87,6 +89,7 @@ DISTILLATIONS = (
 )
 SPEECH = ("stoi", "pesq", "lsd", "mcd")
 MEASURES = ("nats", "unclipped", "bits")
+PARTS = ("table1", "clipping", "table2")
 BINS = torch.arange(-14, 0.01, 0.25)  # of the histograms of log sigma
 
 
@@ -97,6 +100,7 @@ class Tables:
     Attributes:
         data: folder with the clips of LJ Speech.
         runs: folder of the runs.
+        parts: what to measure; the rest of benchmarks/results/clarinet.json stays as it is.
         channels: of a teacher's residual, gate and skip paths; a student has three quarters of them.
         layers: of a teacher, dilated by 1 to 512 again and again.
         steps: updates of a teacher.
@@ -108,6 +112,7 @@ class Tables:
 
     data: Path
     runs: Path
+    parts: tuple[Literal["table1", "clipping", "table2"], ...] = PARTS
     channels: int = 32
     layers: int = 10
     steps: int = 1000
@@ -122,21 +127,34 @@ class Tables:
 
     def run(self) -> None:
         clips, _ = select(find_clips(self.data), TEST)
-        options = {name: value for name, value in vars(self).items() if name not in ("data", "runs", "threads")}
-        result = {
-            **provenance(),
-            "options": options,
-            "clips": [clip.name for clip in clips],
-            "table1": [
-                {"model": name, "seed": seed} | trained(out) | likelihood(out, clips)
-                for seed in range(SEEDS)
-                for name, changes in DISTRIBUTIONS.items()
-                for out in [self.teacher(name, seed=seed, **changes)]
-            ],
-            "clipping": [{"clip": name} | self.clipping(name) for name in CLIPS],
-            "table2": self.baselines(clips) + [self.distillation(*which, clips) for which in DISTILLATIONS],
+        options = {
+            name: value for name, value in vars(self).items() if name not in ("data", "runs", "parts", "threads")
         }
-        CLARINET.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        result = json.loads(CLARINET.read_text(encoding="utf-8")) if CLARINET.exists() else {}
+        for part in PARTS:
+            if part in self.parts:
+                rows = getattr(self, part)(clips)
+                names = [clip.name for clip in clips]
+                result[part] = {**provenance(), "options": options, "clips": names, "rows": rows}
+                CLARINET.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+    def table1(self, clips: Sequence[Clip]) -> list[dict]:
+        return [
+            {"model": name, "seed": seed} | trained(out) | likelihood(out, clips)
+            for seed in range(SEEDS)
+            for name, changes in DISTRIBUTIONS.items()
+            for out in [self.teacher(name, seed=seed, **changes)]
+        ]
+
+    def clipping(self, _: Sequence[Clip]) -> list[dict]:
+        return [{"clip": name} | self.clipped(name) for name in CLIPS]
+
+    def table2(self, clips: Sequence[Clip]) -> list[dict]:
+        teacher = Vocoder(models.load(find_voice(VOICE)), threads=self.threads)
+        baseline = GriffinLim(GriffinLimConfig(mel=teacher.mel_spec))
+        voices = {"Griffin-Lim": baseline, "teacher": teacher}
+        rows = [{"model": name} | speech(voice, clips) for name, voice in voices.items()]
+        return rows + [self.distillation(*which, clips) for which in DISTILLATIONS]
 
     def train(self, kind: type[TrainingOptions], name: str, config, steps: int, seed: int = 0, **options) -> Path:
         """The folder of a run, trained to its end or until it diverges."""
@@ -180,7 +198,7 @@ class Tables:
         _, clips = select(find_clips(self.data), TEST + OTHER_RATE + VALIDATION)
         return TeacherTraining(data=self.data, out=self.runs).model_config(clips).mel
 
-    def clipping(self, name: str) -> dict:
+    def clipped(self, name: str) -> dict:
         """The voice trained on, at a learning rate so low that it is calm where log-sigma is clipped high enough."""
         bound, dequantize = CLIPS[name]
         config = models.load(find_voice(VOICE)).config
@@ -208,12 +226,12 @@ class Tables:
         return folder
 
     def distillation(self, shape: str, kl: str, stft_weight: float, clips: Sequence[Clip]) -> dict:
-        teacher = self.runs / "Gaussian 0" / "model"
-        conditioner = {name: getattr(models.load(teacher).config, name) for name in CONDITIONER}
+        teacher = models.load(find_voice(VOICE))
+        conditioner = {name: getattr(teacher.config, name) for name in CONDITIONER}
         size = dict.fromkeys(("residual_channels", "gate_channels", "skip_channels"), self.channels * 3 // 4)
         config = ClariNetStudentConfig(**size, **STUDENTS[shape], **conditioner)
         name = f"{shape}, {kl} KL{' + STFT' if stft_weight else ''}"
-        options = dict(teacher=str(teacher), kl=kl, stft_weight=stft_weight)
+        options = dict(teacher=VOICE, kl=kl, stft_weight=stft_weight)
         out = self.train(DistillationTraining, name, config, self.distillation_steps, **options)
         if not (out / "model").is_dir():
             return {"model": name}
@@ -221,13 +239,8 @@ class Tables:
         return (
             {"model": name}
             | speech(Vocoder(student, threads=self.threads), clips)
-            | distilled_log_sigmas(student, models.load(teacher), clips)
+            | distilled_log_sigmas(student, teacher, clips)
         )
-
-    def baselines(self, clips: Sequence[Clip]) -> list[dict]:
-        teacher = Vocoder(models.load(self.runs / "Gaussian 0" / "model"), threads=self.threads)
-        baseline = GriffinLim(GriffinLimConfig(mel=teacher.mel_spec))
-        return [{"model": "Griffin-Lim"} | speech(baseline, clips), {"model": "teacher"} | speech(teacher, clips)]
 
 
 def log_lines(out: Path) -> list[dict]:
@@ -289,14 +302,14 @@ def log_sigmas(out: Path, clips: Sequence[Clip]) -> dict[str, list[float]]:
 
 @torch.inference_mode()
 def distilled_log_sigmas(student: ClariNetStudent, teacher: WaveNet, clips: Sequence[Clip]) -> dict:
-    """The histograms of both log sigmas, of a sample of each clip."""
-    q, p = [], []
+    """The histograms of both log sigmas, of a sample of each clip, of speech as it is."""
+    q, p, shift = [], [], math.log(student.emphasis.gain)
     for seed, clip in enumerate(clips):
         mel = audio.log_mel(audio.read(clip.path, student.config.mel.sample_rate)[None], student.config.mel)
         z = noise.draw(student.noise_kinds, seed, 1, 0, mel.shape[2] * student.noise_rate)[:, 0]
         x, _, log_sigma = student(z, student.with_context(mel))
-        q.append(log_sigma)
-        p.append(teacher(x, teacher.with_context(mel))[:, 1])
+        q.append(log_sigma - shift)
+        p.append(teacher(x, teacher.with_context(mel))[:, 1] - shift)
     return {"log_sigma_q": histogram(q), "log_sigma_p": histogram(p)}
 
 
@@ -309,13 +322,13 @@ def histogram(values: Sequence[Tensor]) -> list[float]:
 def tables(result: dict) -> dict[str, str]:
     """Tables 1 and 2, and that of the clips, in Markdown, by their markers in docs/clarinet.md."""
     return {
-        "table1": likelihood_table(result["table1"]),
-        "clipping": clipping_table(result["clipping"]),
+        "table1": likelihood_table(result["table1"]["rows"]),
+        "clipping": clipping_table(result["clipping"]["rows"]),
         "table2": markdown(
             ["model", "STOI", "PESQ", "LSD, dB", "MCD, dB"],
             [
                 [row["model"], *(f"{row[name]:.2f}" if name in row else "diverged" for name in SPEECH)]
-                for row in result["table2"]
+                for row in result["table2"]["rows"]
             ],
         ),
     }
@@ -372,7 +385,7 @@ def figures(result: dict, clipping: Path, distillation: Path) -> None:
 
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     loss, shares = figure.subplots(1, 2)
-    for row in (row for row in result["clipping"] if row["trained"]):
+    for row in (row for row in result["clipping"]["rows"] if row["trained"]):
         steps, losses, _ = zip(*row["curve"], strict=True)
         loss.plot(steps, losses, label=row["clip"])
         shares.stairs(row["log_sigma"], BINS.tolist(), label=row["clip"])
@@ -382,7 +395,7 @@ def figures(result: dict, clipping: Path, distillation: Path) -> None:
     figure.savefig(clipping, dpi=100, metadata={"Software": None})
 
     figure = Figure(figsize=(9, 3.5), layout="constrained")
-    rows = [row for row in result["table2"] if "log_sigma_q" in row]
+    rows = [row for row in result["table2"]["rows"] if "log_sigma_q" in row]
     rows = [row for row in rows if row["model"].startswith("student-1") and "STFT" in row["model"]]
     for axes, row in zip(figure.subplots(1, len(rows), sharey=True), rows, strict=True):
         for name, label in (("log_sigma_p", "teacher"), ("log_sigma_q", "student")):

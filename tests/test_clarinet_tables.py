@@ -71,7 +71,7 @@ def test_tables():
         ],
         "table2": [{"model": "teacher", "stoi": 0.9, "pesq": 2.0, "lsd": 5.0, "mcd": 3.0}, {"model": "student-1"}],
     }
-    tables = clarinet_tables.tables(result)
+    tables = clarinet_tables.tables({part: {"rows": rows} for part, rows in result.items()})
     assert "| Gaussian | 9 | 3.000 ± 0.000 | -1.0e+06 ± 0.000 |  |\n" in tables["table1"]
     assert "| -7 | 9 | 2.500 | -1.0e+06 | -2.00 | 9.00 |\n| none | 0 |  |  |  |  |\n" in tables["clipping"]
     assert "| teacher | 0.90 | 2.00 | 5.00 | 3.00 |\n| student-1 | diverged |" in tables["table2"]
