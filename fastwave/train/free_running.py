@@ -1,7 +1,7 @@
 """Free running: what a teacher samples, from what it has sampled, shall be as loud in every band as the recording.
 
     x_t = mu(x_<t, c) + sigma(x_<t, c) eps_t                                 (the teacher's own samples)
-    D   = sum |N(x) - N(x_n)|                                                (fastwave.losses.LoudnessLoss)
+    D   = mean |N(x) - N(x_n)| / mean N(x_n)                                 (fastwave.losses.LoudnessLoss)
 
 By maximum likelihood a teacher reads recordings, and learns nothing of where its own errors lead it. The gradient of D
 goes through the sampling: lambda_t, D's whole derivative with respect to x_t, is the adjoint
