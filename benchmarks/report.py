@@ -7,8 +7,9 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import clarinet_tables
+from benchmarks import clarinet_report
 from benchmarks.cases import CASES
+from benchmarks.clarinet_tables import CLARINET
 from benchmarks.quality import QUALITY
 from benchmarks.run import RESULTS
 from benchmarks.workloads import PYTORCH
@@ -149,10 +150,10 @@ def main() -> None:
     if QUALITY.exists():
         costs = json.loads(QUALITY.read_text(encoding="utf-8"))
         _rewrite(ROOT / "docs" / "kernels.md", "quality", quality_table(costs))
-    if clarinet_tables.CLARINET.exists():
-        result, docs = json.loads(clarinet_tables.CLARINET.read_text(encoding="utf-8")), ROOT / "docs"
-        clarinet_tables.figures(result, docs / "clarinet-clipping.png", docs / "clarinet-distillation.png")
-        for marker, new in clarinet_tables.tables(result).items():
+    if CLARINET.exists():
+        result, docs = json.loads(CLARINET.read_text(encoding="utf-8")), ROOT / "docs"
+        clarinet_report.figures(result, docs / "clarinet-clipping.png", docs / "clarinet-distillation.png")
+        for marker, new in clarinet_report.tables(result).items():
             _rewrite(docs / "clarinet.md", marker, new)
 
 

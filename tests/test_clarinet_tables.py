@@ -14,7 +14,7 @@ from fastwave.train.data import find_clips
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))  # benchmarks are not installed
 pytest.importorskip("benchmarks", reason="needs the source tree")
-from benchmarks import clarinet_tables
+from benchmarks import clarinet_report, clarinet_tables
 
 SMALL = dataclasses.replace(
     clarinet_tables.TEACHER, dilations=(1, 2), residual_channels=4, gate_channels=4, skip_channels=4
@@ -56,7 +56,7 @@ def test_the_clip_of_a_gaussian(tmp_path):
 
 def test_confidence_interval():
     """Student's t with two degrees of freedom: 4.303 at 97.5%."""
-    assert clarinet_tables.interval([1.0, 2.0, 3.0]) == pytest.approx(4.3027 / math.sqrt(3), rel=1e-4)
+    assert clarinet_report.interval([1.0, 2.0, 3.0]) == pytest.approx(4.3027 / math.sqrt(3), rel=1e-4)
 
 
 def test_tables():
@@ -71,7 +71,7 @@ def test_tables():
         ],
         "table2": [{"model": "teacher", "stoi": 0.9, "pesq": 2.0, "lsd": 5.0, "mcd": 3.0}, {"model": "student-1"}],
     }
-    tables = clarinet_tables.tables({part: {"rows": rows} for part, rows in result.items()})
+    tables = clarinet_report.tables({part: {"rows": rows} for part, rows in result.items()})
     assert "| Gaussian | 9 | 3.000 ± 0.000 | -1.0e+06 ± 0.000 |  |\n" in tables["table1"]
     assert "| -7 | 9 | 2.500 | -1.0e+06 | -2.00 | 9.00 |\n| none | 0 |  |  |  |  |\n" in tables["clipping"]
     assert "| teacher | 0.90 | 2.00 | 5.00 | 3.00 |\n| student-1 | diverged |" in tables["table2"]
