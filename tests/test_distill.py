@@ -178,6 +178,17 @@ def test_the_loss_of_a_step(tmp_path):
         torch.testing.assert_close(objective.terms["loudness"], 0.125 * loudness)
 
 
+def test_losses_are_of_float32_under_autocast(tmp_path, monkeypatch):
+    wave, mel = 0.1 * randn(2, 1600).float(), randn(2, 6, 100).float()
+    objective = make_objective(tmp_path, stft="multi_resolution", loudness_weight=1.0)
+    densities = objective.densities(wave, mel)
+    monkeypatch.setattr(objective, "densities", lambda wave, mel: densities)
+    ((_, expected),) = objective.losses(wave, mel, 0)
+    with torch.autocast("cpu", torch.bfloat16):
+        ((_, loss),) = objective.losses(wave, mel, 0)
+    assert torch.equal(loss, expected)
+
+
 def test_the_students_own_stft_loss(tmp_path):
     wave, mel = 0.1 * randn(2, 1600).float(), randn(2, 6, 100).float()
     objective = make_objective(tmp_path, stft="multi_resolution", stft_weight=3.0)

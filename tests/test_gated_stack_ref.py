@@ -184,6 +184,30 @@ def test_gradients():
     )
 
 
+@pytest.mark.parametrize("shape", [{}, dict(skip_channels=0), dict(epilogue="affine", delay="input")], ids=str)
+def test_autocast_is_for_the_products_of_layers(shape):
+    """What goes by them is exact, though bfloat16 could not hold it; and what they make is near."""
+    spec, _, x, named = make(shape)
+    module = GatedStack(spec)
+    x, named = x.float(), {name: v.float() for name, v in named.items()}
+
+    def run(weights):
+        plain = gated_stack_ref(x, weights, spec, **named)
+        with torch.autocast("cpu", torch.bfloat16):
+            cast = gated_stack_ref(x, weights, spec, **named)
+        assert cast.dtype == torch.float32
+        return plain, cast
+
+    plain, cast = run(module.weights())
+    assert 0 < (plain - cast).abs().max() < 0.02 * plain.abs().max()
+    with torch.no_grad():
+        for layer in (*module.residual, *getattr(module, "skip", ())):
+            layer.weight.zero_()
+            layer.bias.fill_(0.125)
+    plain, cast = run(module.weights())
+    assert torch.equal(plain, cast)
+
+
 # what a column depends on --------------------------------------------------------------------------------------------
 
 

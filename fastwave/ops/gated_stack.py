@@ -275,6 +275,8 @@ def gated_stack_ref(
 ) -> Tensor:
     """The op in plain PyTorch, in the dtype of its inputs; differentiable (without ``state``).
 
+    Under autocast the layers' products alone are of another dtype, as on the kernels: front, head and sums are not.
+
     Args:
         x: (batch, in_channels, time).
         c: (batch, cond_channels, ceil(time / cond_repeat) + cond_taps - 1), with cond_taps // 2 columns on either side;
@@ -353,7 +355,8 @@ def gated_stack_ref(
     else:
         half = spec.front_width // 2
         columns = _taps(F.pad(x, (1, -1)) if delayed else x, spec.front_width, 1, half, half)
-    h = _product(_flat(weights.front), columns, weights.front_bias)
+    with torch.autocast(x.device.type, enabled=False):
+        h = _product(_flat(weights.front), columns, weights.front_bias)
     if trace is not None:
         trace.append(h)
     h = h.relu() if spec.front_relu else h
@@ -387,16 +390,17 @@ def gated_stack_ref(
         z = rounded(a_filter.tanh() * a_gate.sigmoid(), spec.dtype)
         if spec.skip_channels:
             s = _product(matrix(weights.skip[layer]), z, weights.skip_bias[layer])
-            skip = s if skip is None else skip + s
+            skip = s.to(x.dtype) if skip is None else skip + s
         if layer + 1 < spec.layers or not spec.skip_channels:
             r = _product(matrix(weights.residual[layer]), z, weights.residual_bias[layer])
             h = (h + r) * spec.residual_scale
 
     out = skip if spec.skip_channels else h
-    for weight, bias, relu in zip(weights.head, weights.head_bias, spec.head_relu, strict=True):
-        if trace is not None:
-            trace.append(out)
-        out = _product(weight, out.relu() if relu else out, bias)
+    with torch.autocast(x.device.type, enabled=False):
+        for weight, bias, relu in zip(weights.head, weights.head_bias, spec.head_relu, strict=True):
+            if trace is not None:
+                trace.append(out)
+            out = _product(weight, out.relu() if relu else out, bias)
     if spec.epilogue != "none":
         out = _epilogue(out, y, spec, history)
     if mask is not None:

@@ -74,8 +74,14 @@ class Distillation(Objective):
 
     def losses(self, wave: Tensor, mel: Tensor, step: int) -> Iterator[tuple[str, Tensor]]:
         """KL_reg(q || p), or KL_reg(p || q), and the distances of magnitudes, powers and loudness."""
-        training = self.training
         x, q, p = self.densities(wave, mel)
+        with torch.autocast(x.device.type, enabled=False):
+            loss = self.loss(x, q, p, wave)
+        yield "model", loss
+
+    def loss(self, x: Tensor, q: Sequence[Tensor], p: Sequence[Tensor], wave: Tensor) -> Tensor:
+        """The sum of ``terms``, of a sample x (batch, samples), its densities, and the recording."""
+        training = self.training
         first, second = (q, p) if training.kl == "reverse" else (p, q)
         divergence = regularized_kl(*first, *second, training.regularizer, training.log_sigma_min)
         speech = self.model.emphasis.undo(x), self.model.emphasis.undo(wave)
@@ -89,7 +95,7 @@ class Distillation(Objective):
         if training.loudness_weight:
             self.terms["loudness"] = training.loudness_weight * self.loudness(*speech)
             loss = loss + self.terms["loudness"]
-        yield "model", loss
+        return loss
 
     def histograms(self, wave: Tensor, mel: Tensor) -> dict[str, Tensor]:
         """Both log sigmas (Figure 1)."""
