@@ -18,6 +18,7 @@ from fastwave.emphasis import Emphasis
 from fastwave.models import ClariNetStudentConfig, WaveNetConfig
 from fastwave.train import loop
 from fastwave.train.data import Dataset, find_clips, select, standardized
+from fastwave.train.options import Learner
 from fastwave.train.student import StudentTraining
 from fastwave.train.teacher import TeacherTraining
 
@@ -264,6 +265,16 @@ def test_learning_rate(options):
     rates = [training.rate(step) for step in range(1001)]
     assert max(rates) <= 1e-3
     assert rates[99:] == sorted(rates[99:], reverse=True)
+
+
+def test_gradients_are_clipped_together_or_one_by_one():
+    module = torch.nn.Linear(2, 1)
+    for clip, expected in (("all", (1.2, 1.6, 4.8)), ("each", (3.0, 4.0, 5.2))):
+        module.weight.grad, module.bias.grad = torch.tensor([[3.0, 4.0]]), torch.tensor([12.0])
+        learner = Learner(module, torch.optim.Adam(module.parameters()), 5.2, clip)
+        assert learner.clip_gradient() == pytest.approx(13)
+        clipped = torch.cat([parameter.grad.flatten() for parameter in module.parameters()])
+        torch.testing.assert_close(clipped, torch.tensor(expected))
 
 
 @pytest.mark.parametrize(("kind", "drop"), [(TeacherTraining, 0.5), (StudentTraining, 0.1)])

@@ -235,7 +235,7 @@ def _update(
             group["lr"] = objective.learning_rate(name, step)
         totals = processes.total(torch.stack([*figures.values()])).tolist()
         means = {figure: total / processes.size() for figure, total in zip(figures, totals, strict=True)}
-        norm = nn.utils.clip_grad_norm_(learner.module.parameters(), learner.clip_norm).item()
+        norm = learner.clip_gradient()
         if not (math.isfinite(means["loss"]) and math.isfinite(norm)):
             raise FloatingPointError(f"loss and gradient must be finite, got {means['loss']} and {norm}")
         learner.optimizer.step()

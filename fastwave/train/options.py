@@ -26,11 +26,20 @@ __all__ = ["HalvingTraining", "Learner", "Objective", "Training", "TrainingOptio
 
 @dataclasses.dataclass(frozen=True)
 class Learner:
-    """A module, the optimiser that updates it, and the largest global norm of its gradient."""
+    """A module, the optimiser that updates it, and the largest norm of its gradient: of all of it or of each tensor."""
 
     module: nn.Module
     optimizer: torch.optim.Optimizer
     clip_norm: float
+    clip: Literal["all", "each"]
+
+    def clip_gradient(self) -> float:
+        """The gradient's global norm, before it is clipped."""
+        parameters = [p for p in self.module.parameters() if p.grad is not None]
+        if self.clip == "all":
+            return nn.utils.clip_grad_norm_(parameters, self.clip_norm).item()
+        norms = [nn.utils.clip_grad_norm_(parameter, self.clip_norm) for parameter in parameters]
+        return torch.stack(norms).norm().item()
 
 
 class Objective:
@@ -47,7 +56,7 @@ class Objective:
 
     def __init__(self, model: Model, training: TrainingOptions):
         self.model, self.training = model, training
-        self.learners = {"model": Learner(model, training.make_optimizer(model), training.clip_norm)}
+        self.learners = {"model": Learner(model, training.make_optimizer(model), training.clip_norm, training.clip)}
 
     def losses(self, wave: Tensor, mel: Tensor, step: int) -> Iterator[tuple[str, Tensor]]:
         """Names of learners and their losses; each learner is updated before the next loss is asked for.
@@ -99,7 +108,8 @@ class TrainingOptions(abc.ABC):
             there are none.
         frames: mel frames of a segment.
         learning_rate: at its highest.
-        clip_norm: largest global norm of the gradient.
+        clip_norm: largest norm of the gradient.
+        clip: "all": of all of it together; "each": of each tensor by itself, where a few of them have most of it.
         ema: decay of an exponential moving average of the weights, such as 0.999: it is then what is validated, and
             saved in model/.
         precision: of matrix products; weights, their updates and validation are float32. bfloat16 is the faster one
@@ -127,6 +137,7 @@ class TrainingOptions(abc.ABC):
     frames: int = 32
     learning_rate: float
     clip_norm: float
+    clip: Literal["all", "each"] = "all"
     ema: float | None = None
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     seed: int = 0

@@ -35,7 +35,7 @@ class Adversarial(Objective):
         self.discriminator = training.make_discriminator().to(next(model.parameters()).device)
 
         def learner(module: nn.Module, rate: float, clip_norm: float) -> Learner:
-            return Learner(module, torch.optim.RAdam(module.parameters(), lr=rate, eps=1e-6), clip_norm)
+            return Learner(module, torch.optim.RAdam(module.parameters(), lr=rate, eps=1e-6), clip_norm, training.clip)
 
         self.learners = {
             "model": learner(model, training.learning_rate, training.clip_norm),
