@@ -29,6 +29,7 @@ __all__ = [
     "means",
     "mel_cepstral_distortion",
     "pesq",
+    "require_metrics",
     "stoi",
     "voicing_error",
 ]
@@ -195,7 +196,7 @@ def evaluate_voice(voice: Vocoder | Model | GriffinLim, clips: Iterable[Clip], s
         OSError, ValueError: a clip that cannot be read; generated speech that is not finite.
         ModuleNotFoundError: pystoi, pesq or librosa is not installed.
     """
-    _require_metrics()
+    require_metrics()
     spec, model = voice.config.mel, getattr(voice, "model", voice)
     rate = spec.sample_rate
     rows = []
@@ -251,7 +252,8 @@ def _check_waves(**waves: Tensor) -> None:
             raise ValueError(f"{name} must be finite, got {wave[~wave.isfinite()][0].item()}")
 
 
-def _require_metrics() -> None:
+def require_metrics() -> None:
+    """ModuleNotFoundError where a library of the metrics is missing."""
     for name in ("pystoi", "pesq", "librosa"):
         try:
             importlib.import_module(name)

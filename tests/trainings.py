@@ -18,8 +18,8 @@ def log_lines(training):
     return [json.loads(line) for line in (training.out / "log.jsonl").read_text().splitlines()]
 
 
-def options(kind, config, folder, **changes):
-    (folder / "config.json").write_text(json.dumps(checkpoint.config_to_dict(config)))
+def options(kind, shape, folder, **changes):
+    (folder / "config.json").write_text(json.dumps(checkpoint.config_to_dict(shape)))
     return kind(**(dict(data=folder, out=folder / "run", config=folder / "config.json") | changes))
 
 
@@ -31,11 +31,11 @@ def losses_on_speech(kind, config, folder, **changes):
     return [line["loss"] for line in log_lines(training)]
 
 
-def assert_resumes(kind, config, folder, **changes):
+def assert_resumes(kind, shape, folder, **changes):
     """A run that stops after its first step, and goes on, ends in the bits of one that does not."""
-    noise = torch.randn(6000, generator=torch.Generator().manual_seed(0))
-    audio.write(folder / "noise.wav", 0.1 * noise, config.mel.sample_rate)
-    whole = options(kind, config, folder, out=folder / "whole", steps=5, **changes)
+    noise = torch.randn(8000, generator=torch.Generator().manual_seed(0))
+    audio.write(folder / "noise.wav", 0.1 * noise, shape.mel.sample_rate)
+    whole = options(kind, shape, folder, out=folder / "whole", steps=5, **changes)
     loop.run(whole, quiet=True)
     pieces = dataclasses.replace(whole, out=folder / "pieces")
     loop.run(dataclasses.replace(pieces, minutes=1e-9), quiet=True)

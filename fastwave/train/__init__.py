@@ -2,6 +2,7 @@
 
 from fastwave.train.diffwave import DiffWaveTraining
 from fastwave.train.flowavenet import FloWaveNetTraining
+from fastwave.train.oscillator import OscillatorTraining
 from fastwave.train.parallel_wavegan import ParallelWaveGANTraining
 from fastwave.train.squeezewave import SqueezeWaveTraining
 from fastwave.train.student import StudentTraining
@@ -15,6 +16,7 @@ __all__ = ["TRAININGS"]
 TRAININGS = {
     "diffwave": DiffWaveTraining,
     "flowavenet": FloWaveNetTraining,
+    "oscillator": OscillatorTraining,
     "parallel-wavegan": ParallelWaveGANTraining,
     "squeezewave": SqueezeWaveTraining,
     "student": StudentTraining,
