@@ -196,7 +196,7 @@ def evaluate_voice(voice: Vocoder | Model | GriffinLim, clips: Iterable[Clip], s
         OSError, ValueError: a clip that cannot be read; generated speech that is not finite.
         ModuleNotFoundError: pystoi, pesq or librosa is not installed.
     """
-    require_metrics()
+    require_metrics("pystoi", "pesq", "librosa")
     spec, model = voice.config.mel, getattr(voice, "model", voice)
     rate = spec.sample_rate
     rows = []
@@ -252,9 +252,9 @@ def _check_waves(**waves: Tensor) -> None:
             raise ValueError(f"{name} must be finite, got {wave[~wave.isfinite()][0].item()}")
 
 
-def require_metrics() -> None:
-    """ModuleNotFoundError where a library of the metrics is missing."""
-    for name in ("pystoi", "pesq", "librosa"):
+def require_metrics(*names: str) -> None:
+    """ModuleNotFoundError where one of the metrics' libraries of these names is missing."""
+    for name in names:
         try:
             importlib.import_module(name)
         except ModuleNotFoundError:

@@ -110,11 +110,11 @@ def test_a_flow_more(start, tmp_path):
 
 
 def test_learns_to_hum(start, clips):
-    training = make(start, clips, frames=100, steps=60, interval=15, warmup=10, learning_rate=1e-2)
+    training = make(start, clips, frames=100, steps=80, interval=20, warmup=10, learning_rate=1e-2)
     loop.run(training, quiet=True)
     lines = log_lines(training)
-    assert lines[-1]["unsteadiness"] < 0.5 * lines[0]["unsteadiness"]
-    assert lines[-1]["sigma"] < 0.02
+    assert lines[-1]["unsteadiness"] < 0.6 * lines[0]["unsteadiness"]
+    assert lines[-1]["sigma"] < 0.05
 
 
 def test_resumes(tmp_path, start):
@@ -125,8 +125,8 @@ def test_resumes(tmp_path, start):
     "changes, message",
     [
         ({"start": "lj-teacher"}, "start must be a ClariNetStudent, got 'lj-teacher'"),
-        ({"start": None}, "start must be a student, and config absent"),
-        ({"config": "config.json"}, "start must be a student, and config absent"),
+        ({"start": None}, "start must be the student whose flows the oscillator goes before, got none"),
+        ({"config": "config.json"}, "config must be absent, for start has one, got 'config.json'"),
         ({"frames": 96}, "frames must be above 96, got 96"),
     ],
 )

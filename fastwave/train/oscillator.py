@@ -36,7 +36,10 @@ BEGINNING = 2048  # samples of a segment, before which there is too little noise
 
 
 class Oscillator(Objective):
-    """How far the first flow is from a steady sine where there is voice, and from silence where there is none."""
+    """How far the first flow is from a steady sine where there is voice, and from silence where there is none.
+
+    Its power counts too, for that of other frequencies; what is then best is a sine a little too weak.
+    """
 
     def __init__(self, model: ClariNetStudent, training: OscillatorTraining):
         super().__init__(model, training)
@@ -48,9 +51,11 @@ class Oscillator(Objective):
         speech = model.emphasis.undo(wave)
         phase, voiced = fundamental(speech, model.config.mel.sample_rate)
         mu, log_sigma = model.flow_parameters(model.flows[0], torch.randn_like(wave), model.upsampler(mel), False)
-        mu, phase, voiced = (v[:, BEGINNING:] for v in (mu.float(), phase, voiced))
+        mu, phase, voiced = (v[:, BEGINNING:] for v in (mu, phase, voiced))
+        with torch.autocast(wave.device.type, enabled=False):
+            unsteady = unsteadiness(mu, phase, voiced)
         self.terms = {
-            "unsteadiness": unsteadiness(mu, phase, voiced),
+            "unsteadiness": unsteady,
             "power": 0.3 * mu.square().mean() / (voiced.mean() / 2 + 0.05),
             "hum": 6 * (mu.square() * (1 - voiced)).mean(),
             "sigma": log_sigma.square().mean(),
@@ -125,9 +130,11 @@ class OscillatorTraining(Training):
 
     def check(self) -> None:
         super().check()
-        evaluate.require_metrics()
-        if self.start is None or self.config is not None:
-            raise ValueError("start must be a student, and config absent")
+        evaluate.require_metrics("librosa")
+        if self.start is None:
+            raise ValueError("start must be the student whose flows the oscillator goes before, got none")
+        if self.config is not None:
+            raise ValueError(f"config must be absent, for start has one, got {str(self.config)!r}")
         config = self.first_model().config
         if config.time_reversal or config.first_sample == "zero":
             raise ValueError(f"start must run forwards in time, and make its first sample, got {self.start!r}")
