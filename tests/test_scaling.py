@@ -97,7 +97,7 @@ def test_micro_batches_have_the_gradient_of_the_batch(options, name):
         torch.manual_seed(0)
         model = training.model_class(config).double()
         objective = training.objective(model, dataclasses.replace(training, accumulate=accumulate))
-        objective.learners["model"] = Learner(model, torch.optim.SGD(model.parameters()), training.clip_norm)
+        objective.learners["model"] = Learner(model, torch.optim.SGD(model.parameters()), training.clip_norm, "all")
         with torch.no_grad():
             objective.initialize(segments.wave, segments.mel)
         losses += update(objective, segments)
