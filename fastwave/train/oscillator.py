@@ -1,8 +1,8 @@
 """A flow that hums: a first flow for a student, which adds a sine of the fundamental frequency to the noise.
 
-A student makes the harmonics of voiced speech from noise, and by a spectral loss it came to make each from the last 20 to
-40 ms of it: tones that waver. Source-filter models read a sine of the fundamental frequency beside the noise (Wang et al.,
-2019, arXiv 1904.12088, section II). Here a flow makes it from the noise,
+A student makes the harmonics of voiced speech from noise, and by a spectral loss it came to make each from the last 20
+to 40 ms of it: tones that waver. Source-filter models read a sine of the fundamental frequency beside the noise (Wang
+et al., 2019, arXiv 1904.12088). Here a flow makes it from the noise,
 
     z' = z sigma + mu,    sigma -> 1,    mu -> sin(theta + any constant),
 
